@@ -1,0 +1,64 @@
+"""Time as text and back: RFC 3339 UTC with ``Z`` and nothing else, ISO 8601 durations of fixed length."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?Z", re.ASCII)
+_DURATION = re.compile(
+    r"P(?=.)(?:(?P<weeks>\d{1,6})W)?(?:(?P<days>\d{1,6})D)?"
+    r"(?:T(?=\d)(?:(?P<hours>\d{1,6})H)?(?:(?P<minutes>\d{1,6})M)?(?:(?P<seconds>\d{1,6})S)?)?",
+    re.ASCII,
+)
+
+
+def utc_now() -> datetime:
+    """Return the time of this machine; decisions about leases and limits use the database's clock instead."""
+    return datetime.now(UTC)
+
+
+def parse_time(text: str) -> datetime:
+    """Read an RFC 3339 time in UTC written with ``Z`` and at most six fractional digits.
+
+    Raises ValueError for other offsets, naive times, leap seconds and impossible dates.
+
+    >>> parse_time("2026-01-01T00:00:00.5Z")
+    datetime.datetime(2026, 1, 1, 0, 0, 0, 500000, tzinfo=datetime.timezone.utc)
+    """
+    found = _TIME.fullmatch(text)
+    if found is None:
+        message = "must be an RFC 3339 time in UTC, like 2026-01-31T00:00:00Z"
+        raise ValueError(message)
+    year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
+    micros = int((found[7] or "0").ljust(6, "0"))
+    try:
+        return datetime(year, month, day, hour, minute, second, micros, tzinfo=UTC)
+    except ValueError:
+        message = "is not a date of the calendar"
+        raise ValueError(message) from None
+
+
+def format_time(moment: datetime) -> str:
+    """Write *moment* in UTC with ``Z``: six fractional digits when they are not zero, none when they are.
+
+    >>> format_time(datetime(2026, 1, 1, tzinfo=UTC)), format_time(datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC))
+    ('2026-01-01T00:00:00Z', '2026-01-01T00:00:00.000001Z')
+    """
+    moment = moment.astimezone(UTC)
+    fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
+    # strftime("%Y") does not pad years below 1000 on every platform.
+    return f"{moment.year:04d}-{moment:%m-%dT%H:%M:%S}{fraction}Z"
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read an ISO 8601 duration made of weeks, days, hours, minutes and seconds.
+
+    Raises ValueError for anything else: months and years have no fixed length.
+
+    >>> parse_duration("P7D"), parse_duration("PT1H30M")
+    (datetime.timedelta(days=7), datetime.timedelta(seconds=5400))
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        message = "must be an ISO 8601 duration of weeks, days, hours, minutes or seconds, like P7D or PT24H"
+        raise ValueError(message)
+    return timedelta(**{unit: int(amount) for unit, amount in found.groupdict().items() if amount is not None})

@@ -1,0 +1,167 @@
+"""What the service counts about itself, under names that begin with ``jobengine_``; the edges count, the core does not.
+
+Counters of all processes of one server add up: a process counts in memory, workers of one supervisor in shared files.
+"""
+
+import os
+import tempfile
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, cast
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+OWN: Final = "jobengine_"
+OF_TENANTS: Final = "jobengine_tenant_"
+"""Metrics with a tenant label, which only the private port shows, begin like this."""
+
+_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+# When a counter began is of no use to Prometheus, and doubles what it has to keep.
+disable_created_metrics()
+REGISTRY: Final = CollectorRegistry()
+
+HTTP_REQUESTS = Counter(
+    "jobengine_http_requests",
+    "Requests by route template, method and status",
+    ["route", "method", "status"],
+    registry=REGISTRY,
+)
+HTTP_SECONDS = Histogram(
+    "jobengine_http_request_seconds",
+    "Seconds from a request to the beginning of its answer",
+    ["route", "method"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+PROBLEMS_TOLD = Counter("jobengine_problems", "Problem documents answered, by code", ["code"], registry=REGISTRY)
+# Without the cause: whoever reads it would learn which client ids exist, which the answers keep to themselves.
+TOKEN_REQUESTS = Counter(
+    "jobengine_token_requests", "Token requests granted, or refused by error", ["outcome"], registry=REGISTRY
+)
+ADMISSIONS = Counter("jobengine_admissions", "Admission requests by outcome", ["outcome"], registry=REGISTRY)
+DENIALS = Counter(
+    "jobengine_admission_denials", "Denied admissions by each limit that stood in the way", ["limit"], registry=REGISTRY
+)
+GROUP_SIZE = Histogram(
+    "jobengine_admission_group_size",
+    "Admission operations committed in one transaction",
+    buckets=_SIZES,
+    registry=REGISTRY,
+)
+BATCH_ATTEMPTS = Counter(
+    "jobengine_batch_attempts_ended",
+    "Ended attempts at batches, by what the batch became and why",
+    ["outcome", "cause"],
+    registry=REGISTRY,
+)
+EVENTS = Counter("jobengine_events", "Events of completed batches, by outcome", ["outcome"], registry=REGISTRY)
+ENTRIES = Counter(
+    "jobengine_audit_entries", "Audit entries taken in, by action and outcome", ["action", "outcome"], registry=REGISTRY
+)
+SEQUENCED = Counter("jobengine_audit_entries_sequenced", "Audit entries given their place", registry=REGISTRY)
+CONNECTIONS = Gauge(
+    "jobengine_database_connections",
+    "Connections of the pools, by pool and state",
+    ["pool", "state"],
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
+WAITING = Gauge(
+    "jobengine_database_waiting",
+    "Transactions that wait for a connection, by pool",
+    ["pool"],
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
+TENANT_ADMISSIONS = Counter(
+    "jobengine_tenant_admissions", "Admission requests by tenant and outcome", ["tenant", "outcome"], registry=REGISTRY
+)
+TENANT_DENIALS = Counter(
+    "jobengine_tenant_admission_denials",
+    "Denied admissions by tenant and each limit that stood in the way",
+    ["tenant", "limit"],
+    registry=REGISTRY,
+)
+ProcessCollector(registry=REGISTRY)
+
+
+def note_admission(outcome: str, limits: Iterable[str] = (), *, tenant_id: str | None = None) -> None:
+    """Count one answered admission and each of the *limits* that denied it; *tenant_id* None leaves the tenant out."""
+    ADMISSIONS.labels(outcome).inc()
+    for limit in limits:
+        DENIALS.labels(limit).inc()
+    if tenant_id is not None:
+        TENANT_ADMISSIONS.labels(tenant_id, outcome).inc()
+        for limit in limits:
+            TENANT_DENIALS.labels(tenant_id, limit).inc()
+
+
+def note_completed(processed: int, duplicates: int, failed: int) -> None:
+    """Count one completed batch and its events."""
+    BATCH_ATTEMPTS.labels("succeeded", "completed").inc()
+    EVENTS.labels("processed").inc(processed)
+    EVENTS.labels("duplicates").inc(duplicates)
+    EVENTS.labels("failed").inc(failed)
+
+
+def exposition(found: Iterable[Metric] = (), *, tenants: bool = False) -> bytes:
+    """Return everything counted, with what was *found* for this answer, in the text format of Prometheus.
+
+    Metrics of single *tenants* are left out unless asked for.
+    """
+    return generate_latest(_Shown(list(found), tenants=tenants))
+
+
+@contextmanager
+def several_processes() -> Generator[None]:
+    """Let processes that are started inside the block count together with each other, in a private folder."""
+    before = os.environ.get(_SHARED)
+    with tempfile.TemporaryDirectory(prefix="jobengine-metrics-") as folder:
+        os.environ[_SHARED] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(_SHARED)
+            if before is not None:
+                os.environ[_SHARED] = before
+
+
+def forget_process(pid: int) -> None:
+    """Take a lost process out of the gauges; what it has counted stays counted."""
+    if folder := os.environ.get(_SHARED):
+        for file in Path(folder).glob(f"gauge_live*_{pid}.db"):
+            file.unlink(missing_ok=True)
+
+
+class _Shown(CollectorRegistry):
+    """What one answer shows: ours, of this process or of all, and what was found for it."""
+
+    def __init__(self, found: list[Metric], *, tenants: bool) -> None:
+        super().__init__()
+        self._found = found
+        self._tenants = tenants
+
+    def collect(self) -> Iterator[Metric]:
+        folder = os.environ.get(_SHARED)
+        source: Collector = MultiProcessCollector(None, path=folder) if folder else REGISTRY
+        counted = cast("Iterable[Metric]", source.collect())
+        for metric in (*counted, *self._found):
+            # A handler's own metrics may lie in the same folder.
+            ours = folder is None or metric.name.startswith(OWN)
+            if ours and (self._tenants or not metric.name.startswith(OF_TENANTS)):
+                yield metric

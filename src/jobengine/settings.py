@@ -1,0 +1,135 @@
+"""Settings: read once from ``JOBENGINE_*``, checked at the start, then frozen."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from jobengine.clock import parse_duration
+from jobengine.ids import JOB_TYPE
+from jobengine.logs import Level
+
+PREFIX = "JOBENGINE_"
+
+JobTypeName = Annotated[str, msgspec.Meta(pattern=JOB_TYPE)]
+Handler = Annotated[
+    str, msgspec.Meta(pattern=r"^(external|python:[\w.]+:[A-Za-z_]\w*|command:.+|https?://.+|http:.+)\Z")
+]
+
+
+class SettingsError(ValueError):
+    """A setting is missing or wrong; the message names it."""
+
+
+class JobType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How batches of one job type run; *lease_seconds* is how long a worker may be silent."""
+
+    handler: Handler
+    lease_seconds: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 15
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+
+    @property
+    def is_external(self) -> bool:
+        """Tell whether workers outside this service run it."""
+        return self.handler == "external"
+
+
+class _ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    job_types: dict[JobTypeName, JobType] = msgspec.field(default_factory=dict[JobTypeName, JobType])
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the service may be told from outside; addresses with passwords never show in a repr."""
+
+    data_dir: Path = Path("jobengine-data")
+    database_url: str | None = field(default=None, repr=False)
+    migration_url: str | None = field(default=None, repr=False)
+    master_key_file: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    issuer: str | None = None
+    audience: str = "jobengine"
+    backfill_suppression_window: timedelta = timedelta(hours=24)
+    backfill_ticket_required: bool = False
+    embedded_slots: int = 4
+    metrics_port: int | None = None
+    log_level: Level = "info"
+    job_types: Mapping[str, JobType] = field(default_factory=dict[str, JobType])
+
+    @property
+    def master_key_path(self) -> Path:
+        """Where the master key lies: outside the database, always."""
+        return self.master_key_file or self.data_dir / "master.key"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Tell whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class _Environment(msgspec.Struct, rename=lambda name: PREFIX + name.upper()):
+    data_dir: str | None = None
+    database_url: str | None = None
+    migration_url: str | None = None
+    master_key_file: str | None = None
+    host: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    issuer: Annotated[str, msgspec.Meta(pattern=r"^https?://[^?#\s]+\Z")] | None = None
+    audience: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    backfill_suppression_window: str | None = None
+    backfill_ticket_required: bool | None = None
+    embedded_slots: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
+    metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    log_level: Level | None = None
+    config: str | None = None
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from *environ*; raises SettingsError naming the one that is wrong.
+
+    >>> read_settings({"JOBENGINE_PORT": "9000"}).port
+    9000
+    """
+    found = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value != ""}
+    try:
+        read = msgspec.convert(found, _Environment, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(str(error).replace("$.", "")) from None
+    values: dict[str, Any] = {
+        name: value for name in _Environment.__struct_fields__ if (value := getattr(read, name)) is not None
+    }
+    for name in ("data_dir", "master_key_file"):
+        if name in values:
+            values[name] = Path(values[name])
+    if "backfill_suppression_window" in values:
+        values["backfill_suppression_window"] = _duration("BACKFILL_SUPPRESSION_WINDOW", read)
+    if config := values.pop("config", None):
+        values["job_types"] = read_job_types(Path(config))
+    return Settings(**values)
+
+
+def read_job_types(path: Path) -> Mapping[str, JobType]:
+    """Read the TOML file of job types; none or an empty one is valid. Raises SettingsError."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(document, _ConfigFile).job_types
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise SettingsError(f"{PREFIX}CONFIG {path}: {error}") from None
+
+
+def _duration(name: str, read: _Environment) -> timedelta:
+    try:
+        return parse_duration(read.backfill_suppression_window or "")
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}{name} {error}") from None
