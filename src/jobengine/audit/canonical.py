@@ -1,0 +1,61 @@
+"""One value, one text: the RFC 8785 form of JSON, from the values the core works with."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, cast
+
+import rfc8785
+
+# More digits than this before the point cannot be below 2^53; converting first could cost gigabytes (1E+999999).
+_INTEGER_DIGITS = 16
+
+
+def canonical(value: object) -> bytes:
+    """Return the RFC 8785 form of *value*, in UTF-8.
+
+    Takes None, bool, int, float, Decimal, str, lists, tuples and mappings with str keys. Raises ValueError for what
+    JSON cannot say exactly (integers beyond 2^53 - 1, NaN, a Decimal that no double holds, lone surrogates) and
+    TypeError for any other type.
+
+    >>> canonical({"b": Decimal("2.50"), "a": [1, None]})
+    b'{"a":[1,null],"b":2.5}'
+    """
+    return rfc8785.dumps(_plain(value))
+
+
+def exact_number(value: Decimal) -> int | float:
+    """Return the JSON number equal to *value*; raises ValueError where there is none.
+
+    >>> exact_number(Decimal("1E+3")), exact_number(Decimal("999999999.999999"))
+    (1000, 999999999.999999)
+    """
+    if not value.is_finite() or value.adjusted() >= _INTEGER_DIGITS:
+        raise ValueError(f"{value} is not an exact JSON number")
+    if value == value.to_integral_value():
+        return int(value)
+    number = float(value)
+    if Decimal(repr(number)) != value:
+        raise ValueError(f"{value} is not an exact JSON number")
+    return number
+
+
+def _plain(value: object) -> Any:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return str(value)
+        case Decimal():
+            return exact_number(value)
+        case Mapping():
+            return {_key(key): _plain(item) for key, item in cast("Mapping[object, object]", value).items()}
+        case list() | tuple():
+            return [_plain(item) for item in cast("list[object]", value)]
+        case _:
+            raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        raise TypeError("the keys of a JSON object are strings")
+    return str(key)
