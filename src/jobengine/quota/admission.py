@@ -1,0 +1,315 @@
+"""The admission decision: one pure function that looks at every limit at once.
+
+Instants and amounts are exact: a bucket's level is an integer number of 10^-12 tokens, because microseconds times
+millionths of a token per second are just that. A floor at each grant would lose the fraction (and did, elsewhere).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from math import floor
+from typing import Literal
+
+from jobengine.quota.model import Limits
+
+Kind = Literal["live", "backfill"]
+HOUR = timedelta(hours=1)
+TOKEN = 10**12
+WHOLE_TENANT = ""
+
+
+class LimitKind(StrEnum):
+    """What can block an admission."""
+
+    MAX_ACTIVE = "max_active"
+    MAX_PER_HOUR = "max_per_hour"
+    RATE = "rate"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A scheduler's question: may a job of *job_type* take *slots* for *lease_seconds*?"""
+
+    job_type: str
+    slots: int = 1
+    lease_seconds: int = 300
+    kind: Kind = "live"
+    job_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What one limit's holder has and uses at the decision's time; *name* is a job type or WHOLE_TENANT.
+
+    *bucket_pico* is the level at *bucket_at* in 10^-12 tokens, None where no token was ever taken: full.
+    *batch_waits*: a batch could run here and none does, so live work leaves it one slot. *ahead*: when overrides end,
+    and the limits from then on.
+    """
+
+    name: str
+    quota_id: str | None
+    limits: Limits
+    paused: bool = False
+    active: int = 0
+    active_backfill: int = 0
+    granted_hour: int = 0
+    bucket_pico: int | None = None
+    bucket_at: datetime | None = None
+    batch_waits: bool = False
+    ahead: tuple[tuple[datetime, Limits], ...] = ()
+
+    @property
+    def job_type(self) -> str | None:
+        """The job type as the contract shows it: None for the tenant as a whole."""
+        return self.name or None
+
+    def level_pico(self, now: datetime) -> int:
+        """Return the bucket's level at *now* in 10^-12 tokens: never above the burst, never refilled backwards.
+
+        >>> from datetime import UTC
+        >>> then = datetime(2026, 1, 1, tzinfo=UTC)
+        >>> limits = Limits(1, 1, 5, Decimal(1))
+        >>> Account("scan", None, limits, bucket_pico=0, bucket_at=then).level_pico(then + timedelta(seconds=0.9))
+        900000000000
+        """
+        full = self.limits.burst * TOKEN
+        if self.bucket_pico is None or self.bucket_at is None:
+            return full
+        micros = max(0, (now - self.bucket_at) // timedelta(microseconds=1))
+        return min(full, self.bucket_pico + micros * self.refill_micro)
+
+    @property
+    def refill_micro(self) -> int:
+        """Millionths of a token per second."""
+        return int(self.limits.refill_per_second * 10**6)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """One limit that stands in the way; *retry_after_seconds* is None where waiting cannot help.
+
+    *by_share*: what blocks is the part of the slots that backfills may hold.
+    """
+
+    limit: LimitKind
+    quota_id: str | None
+    job_type: str | None
+    maximum: int
+    used: int
+    requested: int
+    retry_after_seconds: float | None = None
+    by_share: bool = False
+
+    @property
+    def surplus(self) -> int:
+        """How much must go before the ask fits."""
+        return self.used + self.requested - self.maximum
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Every limit grants; *accounts* are the accounts after the grant."""
+
+    accounts: tuple[Account, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """At least one limit blocks; nothing was taken anywhere."""
+
+    blocking: tuple[Blocking, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TooManySlots:
+    """More slots than the limit could ever grant; *used* of them are held now."""
+
+    maximum: int
+    used: int
+    requested: int
+    quota_id: str | None
+    job_type: str | None
+
+
+Decision = Admitted | Denied | TooManySlots
+
+
+def decide(ask: Ask, accounts: Sequence[Account], *, backfill_share: Decimal, now: datetime) -> Decision:
+    """Decide *ask* against every account that it concerns, all limits in one step.
+
+    >>> from datetime import UTC
+    >>> scan = Account("scan", None, Limits(1, 10, 10, Decimal(1)))
+    >>> first = decide(Ask("scan"), [scan], backfill_share=Decimal("0.5"), now=datetime(2026, 1, 1, tzinfo=UTC))
+    >>> first.accounts[0].active
+    1
+    >>> new_year = datetime(2026, 1, 1, tzinfo=UTC)
+    >>> second = decide(Ask("scan"), first.accounts, backfill_share=Decimal("0.5"), now=new_year)
+    >>> [blocking.limit.value for blocking in second.blocking]
+    ['max_active']
+    """
+    for account in accounts:
+        if ask.slots > account.limits.max_active:
+            return TooManySlots(
+                account.limits.max_active, account.active, ask.slots, account.quota_id, account.job_type
+            )
+    blocking = [found for account in accounts for found in _blocking(ask, account, backfill_share, now)]
+    if blocking:
+        return Denied(tuple(blocking))
+    return Admitted(tuple(_take(ask, account, now) for account in accounts))
+
+
+def slot_maximum(account: Account, kind: Kind, backfill_share: Decimal) -> int:
+    """Return how many slots *kind* may hold: the cap of backfills, and the floor that live work leaves them.
+
+    >>> account = Account("scan", None, Limits(5, 1, 1, Decimal(1)), batch_waits=True)
+    >>> slot_maximum(account, "backfill", Decimal("0.5")), slot_maximum(account, "live", Decimal("0.5"))
+    (2, 4)
+    """
+    whole = account.limits.max_active
+    if kind == "backfill":
+        return min(whole, max(1, floor(backfill_share * whole)))
+    return whole - 1 if account.batch_waits and whole >= 2 else whole  # noqa: PLR2004 - one slot cannot be shared
+
+
+def _blocking(ask: Ask, account: Account, share: Decimal, now: datetime) -> Iterable[Blocking]:
+    limits = account.limits
+
+    def blocked(limit: LimitKind, maximum: int, used: int, requested: int) -> Blocking:
+        return Blocking(limit, account.quota_id, account.job_type, maximum, used, requested)
+
+    if account.paused:
+        yield blocked(LimitKind.PAUSED, limits.max_active, account.active, ask.slots)
+    if account.active + ask.slots > (most := _live_maximum(ask, account, share)):
+        yield blocked(LimitKind.MAX_ACTIVE, most, account.active, ask.slots)
+    # Both may block at once, and one may give way long before the other.
+    cap = slot_maximum(account, "backfill", share)
+    if ask.kind == "backfill" and account.active_backfill + ask.slots > cap:
+        yield replace(blocked(LimitKind.MAX_ACTIVE, cap, account.active_backfill, ask.slots), by_share=True)
+    if account.granted_hour + 1 > limits.max_per_hour:
+        yield blocked(LimitKind.MAX_PER_HOUR, limits.max_per_hour, account.granted_hour, 1)
+    if (level := account.level_pico(now)) < TOKEN:
+        yield blocked(LimitKind.RATE, limits.burst, limits.burst - level // TOKEN, 1)
+
+
+def _live_maximum(ask: Ask, account: Account, share: Decimal) -> int:
+    return account.limits.max_active if ask.kind == "backfill" else slot_maximum(account, "live", share)
+
+
+def _take(ask: Ask, account: Account, now: datetime) -> Account:
+    return replace(
+        account,
+        active=account.active + ask.slots,
+        active_backfill=account.active_backfill + (ask.slots if ask.kind == "backfill" else 0),
+        granted_hour=account.granted_hour + 1,
+        bucket_pico=account.level_pico(now) - TOKEN,
+        bucket_at=now,
+        batch_waits=account.batch_waits and ask.kind == "live",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Slots that a lease gives back at *expires_at* if nobody renews it."""
+
+    expires_at: datetime
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the future holds for one account: its leases, those of backfills, and the hour's admissions, oldest first.
+
+    As much of each as the wait needs is enough.
+    """
+
+    holdings: Sequence[Holding] = ()
+    backfills: Sequence[Holding] = ()
+    grants: Sequence[tuple[datetime, int]] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What was asked, when, and under which share of backfills."""
+
+    ask: Ask
+    backfill_share: Decimal
+    now: datetime
+
+
+def explain(denied: Denied, question: Question, accounts: Sequence[Account], outlooks: Mapping[str, Outlook]) -> Denied:
+    """Add to each blocking limit how long to wait: waiting that long, alone, and asking again succeeds there."""
+    by_name = {account.name: account for account in accounts}
+
+    def explained(found: Blocking) -> Blocking:
+        name = found.job_type or WHOLE_TENANT
+        wait = _wait_through(found, question, by_name[name], outlooks.get(name, Outlook()))
+        return replace(found, retry_after_seconds=None if wait is None else wait.total_seconds())
+
+    return Denied(tuple(explained(found) for found in denied.blocking))
+
+
+def _wait_through(found: Blocking, question: Question, account: Account, outlook: Outlook) -> timedelta | None:
+    # An override may end before the wait does: then the wait is that of the lower limits after it.
+    phases = [account.limits, *(limits for _, limits in account.ahead)]
+    ends = [*(end for end, _ in account.ahead), None]
+    for limits, end in zip(phases, ends, strict=True):
+        under = replace(account, limits=limits)
+        wait = None
+        if question.ask.slots <= limits.max_active:
+            [same] = _same(found, _blocking(question.ask, under, question.backfill_share, question.now))
+            wait = _wait(same, under, outlook, question.now)
+        if wait is None or end is None or question.now + wait < end:
+            return wait
+    return None
+
+
+def _same(found: Blocking, blocking: Iterable[Blocking]) -> list[Blocking]:
+    return [other for other in blocking if (other.limit, other.by_share) == (found.limit, found.by_share)]
+
+
+def longest_wait(denied: Denied) -> float | None:
+    """Return the seconds until every blocking limit has given way; None if one of them never does by itself."""
+    waits = [found.retry_after_seconds for found in denied.blocking]
+    known = [wait for wait in waits if wait is not None]
+    return max(known) if known and len(known) == len(waits) else None
+
+
+def _wait(found: Blocking, account: Account, outlook: Outlook, now: datetime) -> timedelta | None:
+    match found.limit:
+        case LimitKind.PAUSED:
+            return None
+        case LimitKind.MAX_ACTIVE:
+            return _until_slots(found, outlook.backfills if found.by_share else outlook.holdings, now)
+        case LimitKind.MAX_PER_HOUR:
+            return _until_hour(found, outlook.grants, now)
+        case LimitKind.RATE:
+            return _until_token(account, now)
+
+
+def _until_slots(found: Blocking, holdings: Sequence[Holding], now: datetime) -> timedelta | None:
+    surplus = found.surplus
+    for holding in sorted(holdings, key=lambda held: held.expires_at):
+        surplus -= holding.slots
+        if surplus <= 0:
+            return holding.expires_at - now
+    return None
+
+
+def _until_hour(found: Blocking, grants: Sequence[tuple[datetime, int]], now: datetime) -> timedelta | None:
+    surplus = found.surplus
+    if found.maximum < 1:
+        return None
+    for at, granted in grants:
+        surplus -= granted
+        if surplus <= 0:
+            return at + HOUR - now
+    return None
+
+
+def _until_token(account: Account, now: datetime) -> timedelta | None:
+    if account.limits.burst < 1 or account.refill_micro == 0:
+        return None
+    return timedelta(microseconds=-(-(TOKEN - account.level_pico(now)) // account.refill_micro))
