@@ -1,0 +1,170 @@
+"""The audit log: intake in the business transaction, reading and exporting."""
+
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jobengine.audit.export import entry_line, head_line
+from jobengine.audit.merkle import leaf_hash
+from jobengine.audit.model import SALT_BYTES, AuditEntry, Opening, SealedEntry, restore, seal, withheld
+from jobengine.errors import NotFound, Unavailable
+from jobengine.metrics import ENTRIES
+from jobengine.storage.database import Database, Transaction
+from jobengine.tenancy.model import PLATFORM
+
+# Few enough that reading and checking them does not hold up everything else in the process for long.
+PAGE_ENTRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresAudit:
+    """The AuditIntake of one transaction: the entry commits with what it tells of, or not at all."""
+
+    tx: Transaction
+
+    async def record(self, entry: AuditEntry) -> SealedEntry:
+        """Seal and store *entry*; raises Unavailable when the tenant has no log."""
+        if (entry.tenant_id or PLATFORM) != self.tx.tenant_id:
+            raise ValueError("an entry belongs to the log of its own transaction")
+        sealed = seal(entry, lambda: secrets.token_bytes(SALT_BYTES))
+        if await self.tx.find("audit_record", **_columns(sealed)) is None:
+            raise Unavailable("the tenant has no audit log")
+        self.tx.when_committed(ENTRIES.labels(entry.action.value, entry.outcome.value).inc)
+        return sealed
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries a list shows; None means any."""
+
+    action: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    actor: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogHead:
+    """How far a log has grown, with the signed note that says so; before its first entry the note is empty.
+
+    *frontier* is what the next entry is appended to, and *placed* how many places of the tree are really taken.
+    """
+
+    origin: str
+    size: int
+    root_hash: bytes
+    checkpoint: str
+    frontier: tuple[bytes, ...]
+    placed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of the log: its rows in the order of the tree, and the texts kept beside each entry."""
+
+    rows: Sequence[Mapping[str, Any]]
+    openings: Mapping[str, Sequence[Opening]]
+
+    def openings_of(self, row: Mapping[str, Any]) -> Sequence[Opening]:
+        """Return the texts of one row's entry."""
+        return self.openings.get(str(row["entry_id"]), ())
+
+
+async def read_head(tx: Transaction) -> LogHead:
+    """Return the head of the transaction's log; raises NotFound where there is no log."""
+    row = await tx.one("audit_head")
+    frontier = tuple(row["frontier"])
+    return LogHead(row["origin"], row["size"], row["root_hash"], row["checkpoint"], frontier, row["placed"])
+
+
+async def list_entries(tx: Transaction, wanted: EntryFilter, *, after: int, most: int) -> list[dict[str, Any]]:
+    """Return the public view of entries in their order in the tree, after the place *after*."""
+    rows = await tx.all(
+        "audit_list",
+        action=wanted.action,
+        resource_type=wanted.resource_type,
+        resource_id=wanted.resource_id,
+        actor=wanted.actor,
+        since=wanted.since,
+        until=wanted.until,
+        after=after,
+        most=most,
+    )
+    page = await _page(tx, rows)
+    return [_view(tx, row, page.openings_of(row)) for row in rows]
+
+
+async def get_entry(tx: Transaction, entry_id: str) -> dict[str, Any]:
+    """Return the public view of one entry; raises NotFound."""
+    row = await tx.find("audit_get", entry_id=entry_id)
+    if row is None:
+        raise NotFound("there is no such audit entry")
+    page = await _page(tx, [row])
+    return _view(tx, row, page.openings_of(row))
+
+
+async def export_log(database: Database, tenant_id: str, head: LogHead, note: str) -> AsyncGenerator[bytes]:
+    """Yield the lines of an export up to *head*, whose signed note is *note*, reading in short transactions.
+
+    What is kept is exported as it is, damaged or not: judging it is the verifier's part, who finds what is missing.
+    """
+    yield head_line(note)
+    async for page in read_pages(database, tenant_id, head.size):
+        yield b"".join(entry_line(row["leaf"], page.openings_of(row)) for row in page.rows if row["leaf"] is not None)
+
+
+async def read_pages(database: Database, tenant_id: str, size: int) -> AsyncGenerator[Page]:
+    """Yield the first *size* places of the log's tree, each page in a transaction of its own."""
+    for first in range(0, size, PAGE_ENTRIES):
+        async with database.transaction(tenant_id) as tx:
+            page = await read_page(tx, first, min(first + PAGE_ENTRIES, size))
+        if not page.rows:  # a size that nobody signed may be anything
+            return
+        yield page
+
+
+async def read_page(tx: Transaction, first: int, end: int) -> Page:
+    """Return what is kept of the places from *first* to before *end*."""
+    return await _page(tx, await tx.all("audit_page", first=first, end=end))
+
+
+async def _page(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> Page:
+    found: defaultdict[str, list[Opening]] = defaultdict(list)
+    if rows:
+        for row in await tx.all("audit_texts", entry_ids=[row["entry_id"] for row in rows]):
+            found[str(row["entry_id"])].append(Opening(row["field"], row["salt"], row["text"]))
+    return Page(rows, found)
+
+
+def _view(tx: Transaction, row: Mapping[str, Any], openings: Sequence[Opening]) -> dict[str, Any]:
+    entry_id, leaf, place, in_tree = str(row["entry_id"]), row["leaf"], row["sequence"], row["tree_hash"]
+    if in_tree is None or leaf_hash(leaf) == in_tree:
+        with suppress(ValueError, RecursionError):
+            return restore(leaf, openings, place)
+    tenant_id = None if tx.tenant_id == PLATFORM else tx.tenant_id
+    return withheld(entry_id, tenant_id, place, in_tree or leaf_hash(leaf))
+
+
+def _columns(sealed: SealedEntry) -> dict[str, Any]:
+    entry = sealed.entry
+    return {
+        "entry_id": entry.entry_id,
+        "occurred_at": entry.occurred_at,
+        "action": entry.action.value,
+        "outcome": entry.outcome.value,
+        "actor_id": entry.actor.id,
+        "resource_type": entry.resource.type if entry.resource else None,
+        "resource_id": entry.resource.id if entry.resource else None,
+        "token_id": entry.token_id,
+        "leaf": sealed.leaf,
+        "leaf_hash": sealed.leaf_hash,
+        "fields": [opening.field for opening in sealed.openings],
+        "salts": [opening.salt for opening in sealed.openings],
+        "texts": [opening.text for opening in sealed.openings],
+    }

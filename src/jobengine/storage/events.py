@@ -1,0 +1,124 @@
+"""The event ledger: which keys an attempt may process, thousands in one call."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from jobengine.backfill.model import Reprocess, event_digest, scope_digest
+from jobengine.backfill.suppressor import AttemptState, HeldKey, KeyAnswer, KeyAsk, decide_key
+from jobengine.errors import LeaseLost, NotFound
+from jobengine.storage.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class EventClaim:
+    """The answer to a claim: keys to process, keys to leave, keys that another live attempt holds."""
+
+    fresh: list[str]
+    duplicates: list[str]
+    busy: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """A live attempt in one call; *numbers* are those of the same call made before, *number* is this one's."""
+
+    attempt_id: int
+    backfill_id: str
+    numbers: frozenset[int]
+    number: int
+
+
+async def claim_events(tx: Transaction, batch_id: str, fencing_token: int, keys: Sequence[str]) -> EventClaim:
+    """Claim *keys* for the attempt; they are its own until it completes, checkpoints, or is lost.
+
+    The attempt's row is locked first: nobody can end the attempt, or checkpoint it, in the middle of a claim. Raises
+    NotFound, or LeaseLost.
+    """
+    attempt = await tx.find("attempt_lock", batch_id=batch_id, fencing_token=fencing_token)
+    work = await tx.find("attempt_scope", batch_id=batch_id)
+    if work is None:
+        raise NotFound("there is no such batch")
+    if attempt is None or attempt["state"] != "live" or not work["is_held"]:
+        raise LeaseLost("the batch is not held under this fencing token")
+    by_digest = {event_digest(key): key for key in keys}
+    caller = await _call(tx, attempt, str(work["backfill_id"]), by_digest)
+    answers = await _answers(tx, caller, work, list(by_digest))
+    sorted_out: dict[KeyAnswer, list[str]] = {answer: [] for answer in KeyAnswer}
+    for event, key in by_digest.items():
+        sorted_out[answers[event]].append(key)
+    return EventClaim(sorted_out[KeyAnswer.FRESH], sorted_out[KeyAnswer.DUPLICATE], sorted_out[KeyAnswer.BUSY])
+
+
+async def _answers(
+    tx: Transaction, caller: _Caller, work: Mapping[str, Any], events: Sequence[bytes]
+) -> dict[bytes, KeyAnswer]:
+    scope = scope_digest(work["job_type"], work["source"], bytes(work["params_digest"]))
+    reprocess = Reprocess(work["reprocess"])
+    answers = await _claim(tx, caller, scope, events, reprocess)
+    if reprocess is Reprocess.ALL:
+        # Once more for this backfill: its own ledger tells what it has done, whoever touched the shared one since.
+        fresh = [event for event, answer in answers.items() if answer is KeyAnswer.FRESH]
+        own = scope_digest("", caller.backfill_id, scope)
+        answers |= await _claim(tx, caller, own, fresh, Reprocess.MISSING)
+    return answers
+
+
+async def _call(tx: Transaction, attempt: Mapping[str, Any], backfill_id: str, events: Iterable[bytes]) -> _Caller:
+    attempt_id, digest = attempt["attempt_id"], sha256(b"".join(sorted(events))).digest()
+    known = await tx.all("event_call", attempt_id=attempt_id, call_digest=digest)
+    # A repeat gets a number of its own: what was busy and is free now must not count as checkpointed already.
+    number = attempt["last_call"] + 1
+    await tx.run("event_call_add", attempt_id=attempt_id, call_digest=digest, call_no=number)
+    await tx.run("attempt_called", attempt_id=attempt_id, call_no=number)
+    return _Caller(attempt_id, backfill_id, frozenset(row["call_no"] for row in known), number)
+
+
+async def _claim(
+    tx: Transaction, caller: _Caller, scope: bytes, events: Sequence[bytes], reprocess: Reprocess
+) -> dict[bytes, KeyAnswer]:
+    if not events:
+        return {}
+    where: dict[str, Any] = {"scope": scope, "attempt_id": caller.attempt_id, "call_no": caller.number}
+    inserted = await tx.all("event_insert", **where, events=list(events))
+    answers = {bytes(row["event"]): KeyAnswer.FRESH for row in inserted}
+    known = [event for event in events if event not in answers]
+    taken: dict[bytes, bool] = {}
+    for event, held in await _held_keys(tx, scope, known):
+        answers[event] = decide_key(held, _ask(caller, held, reprocess))
+        if answers[event] is KeyAnswer.FRESH and held.attempt_id != caller.attempt_id:
+            taken[event] = held.ever_final
+    if taken:
+        await tx.run("event_take_over", **where, events=list(taken), finals=list(taken.values()))
+    return answers
+
+
+async def _held_keys(tx: Transaction, scope: bytes, events: Sequence[bytes]) -> list[tuple[bytes, HeldKey]]:
+    if not events:
+        return []
+    rows = await tx.all("event_lock", scope=scope, events=list(events))
+    found = await tx.all("attempt_states", attempt_ids=sorted({row["attempt_id"] for row in rows}))
+    attempts = {attempt["attempt_id"]: attempt for attempt in found}
+    return [(bytes(row["event"]), _held(row, attempts[row["attempt_id"]])) for row in rows]
+
+
+def _ask(caller: _Caller, held: HeldKey, reprocess: Reprocess) -> KeyAsk:
+    same = held.attempt_id == caller.attempt_id and held.call_no in caller.numbers
+    return KeyAsk(
+        backfill_id=caller.backfill_id,
+        reprocess=reprocess,
+        attempt_id=caller.attempt_id,
+        call_no=held.call_no if same else caller.number,
+    )
+
+
+def _held(row: Mapping[str, Any], attempt: Mapping[str, Any]) -> HeldKey:
+    return HeldKey(
+        backfill_id=str(attempt["backfill_id"]),
+        attempt_id=row["attempt_id"],
+        call_no=row["call_no"],
+        attempt_state=AttemptState(attempt["state"]),
+        final_call_no=attempt["final_call"],
+        was_final=row["was_final"],
+    )

@@ -1,0 +1,164 @@
+-- name: audit_record
+-- Store a sealed entry of tenant_id, its texts, and its place in the queue for the tree; one row back, or there is no log.
+with kept as (
+    insert into audit_entries (tenant_id, entry_id, occurred_at, action, outcome, actor_id, resource_type, resource_id,
+        token_id, leaf, leaf_hash)
+    values (%(tenant_id)s, %(entry_id)s, %(occurred_at)s, %(action)s, %(outcome)s, %(actor_id)s, %(resource_type)s,
+        %(resource_id)s, %(token_id)s, %(leaf)s, %(leaf_hash)s)
+), texts as (
+    insert into audit_texts (tenant_id, entry_id, field, salt, text)
+    select %(tenant_id)s, %(entry_id)s, o.field, o.salt, o.text
+    from unnest(%(fields)s::text[], %(salts)s::bytea[], %(texts)s::text[]) as o(field, salt, text)
+)
+insert into audit_intake (tenant_id, shard, entry_id, leaf_hash)
+select tenant_id, shard, %(entry_id)s, %(leaf_hash)s from audit_logs where tenant_id = %(tenant_id)s
+returning 1;
+
+-- name: audit_head
+-- The head of the log of tenant_id, and how many places of its tree are taken: as many as the head says.
+select origin, size, frontier, root_hash, checkpoint,
+    (select coalesce(max(sequence) + 1, 0) from audit_tree where tenant_id = %(tenant_id)s) as placed
+from audit_logs where tenant_id = %(tenant_id)s;
+
+-- name: audit_list
+-- Entries of tenant_id that have their place in the tree, oldest first, after a place.
+select t.sequence, t.leaf_hash as tree_hash, e.entry_id, e.leaf from audit_tree t
+join audit_entries e on e.tenant_id = t.tenant_id and e.entry_id = t.entry_id
+where t.tenant_id = %(tenant_id)s and t.sequence > %(after)s
+    and (%(action)s::text is null or e.action = %(action)s)
+    and (%(resource_type)s::text is null or e.resource_type = %(resource_type)s)
+    and (%(resource_id)s::text is null or e.resource_id = %(resource_id)s)
+    and (%(actor)s::text is null or e.actor_id = %(actor)s)
+    and (%(since)s::timestamptz is null or e.occurred_at >= %(since)s)
+    and (%(until)s::timestamptz is null or e.occurred_at < %(until)s)
+order by t.sequence limit %(most)s;
+
+-- name: audit_get
+-- One entry of tenant_id, with its place if it has one yet.
+select t.sequence, t.leaf_hash as tree_hash, e.entry_id, e.leaf from audit_entries e
+left join audit_tree t on t.tenant_id = e.tenant_id and t.entry_id = e.entry_id
+where e.tenant_id = %(tenant_id)s and e.entry_id = %(entry_id)s;
+
+-- name: audit_texts
+-- The texts of some entries of tenant_id that have not been erased.
+select entry_id, field, salt, text from audit_texts
+where tenant_id = %(tenant_id)s and entry_id = any(%(entry_ids)s::uuid[]);
+
+-- name: audit_page
+-- Everything that is kept of a stretch of the tree of tenant_id, in its order, for checking and exporting. The time is
+-- text, because whoever changed it may have made it one that no program can hold.
+select t.sequence, t.entry_id, t.leaf_hash as tree_hash, e.leaf, e.leaf_hash, e.occurred_at::text, e.action, e.outcome,
+    e.actor_id, e.resource_type, e.resource_id, e.token_id
+from audit_tree t
+left join audit_entries e on e.tenant_id = t.tenant_id and e.entry_id = t.entry_id
+where t.tenant_id = %(tenant_id)s and t.sequence >= %(first)s and t.sequence < %(end)s
+order by t.sequence;
+
+-- name: audit_unplaced
+-- Entries of tenant_id that have no place in the tree, oldest first: they wait for it, or somebody took it away.
+select entry_id from audit_entries e
+where tenant_id = %(tenant_id)s
+    and not exists (select from audit_tree t where t.tenant_id = %(tenant_id)s and t.entry_id = e.entry_id)
+order by entry_id limit %(most)s;
+
+-- name: audit_nodes
+-- Roots of complete subtrees of the tree of tenant_id; those of level 0 are the leaf hashes.
+select 0::smallint as level, sequence as index, leaf_hash as hash from audit_tree
+where tenant_id = %(tenant_id)s and sequence = any(%(leaves)s::bigint[])
+union all
+select n.level, n.index, n.hash
+from unnest(%(levels)s::smallint[], %(indices)s::bigint[]) as wanted(level, index)
+join audit_nodes n on n.tenant_id = %(tenant_id)s and n.level = wanted.level and n.index = wanted.index;
+
+-- name: system_own_shards
+-- Renew this sequencer's shards and take those whose owner has gone silent, on the database's clock.
+update audit_shards set owner = %(owner)s, lease_until = clock_timestamp() + interval '3 seconds'
+where shard in (
+    select shard from audit_shards where owner = %(owner)s or lease_until < clock_timestamp()
+    for update skip locked
+)
+returning shard;
+
+-- name: system_leave_shards
+-- Give the shards back at an orderly stop, so that another process need not wait.
+update audit_shards set owner = null, lease_until = '-infinity' where owner = %(owner)s;
+
+-- name: system_waiting_logs
+-- Logs of these shards with entries that wait for their place. It steps from log to log along the primary key, so that
+-- a flood in one of them costs no more than a single entry.
+with recursive waiting(log) as (
+    (select tenant_id from audit_intake order by tenant_id limit 1)
+    union all
+    select (select tenant_id from audit_intake where tenant_id > waiting.log order by tenant_id limit 1)
+    from waiting where log is not null
+)
+select l.tenant_id from waiting join audit_logs l on l.tenant_id = waiting.log
+where l.shard = any(%(shards)s::smallint[]);
+
+-- name: system_lock_heads
+-- The heads of some logs, kept from other sequencers until the transaction ends; logs that another one holds are left out.
+select tenant_id, origin, size, frontier, checkpoint from audit_logs where tenant_id = any(%(logs)s::text[])
+for update skip locked;
+
+-- name: system_take_intake
+-- Take waiting entries of some logs: of each the oldest ones, and of all of them in turn, so that a flood in one log
+-- leaves room for the others.
+delete from audit_intake i using (
+    select w.tenant_id, w.intake_id
+    from unnest(%(logs)s::text[]) as l(log)
+    cross join lateral (
+        select tenant_id, intake_id, row_number() over (order by intake_id) as turn
+        from audit_intake where tenant_id = l.log order by intake_id limit %(most)s
+    ) w
+    order by w.turn limit %(most)s
+) taken
+where i.tenant_id = taken.tenant_id and i.intake_id = taken.intake_id
+returning i.tenant_id, i.intake_id, i.entry_id, i.leaf_hash;
+
+-- name: system_place
+-- Give entries their places in the trees of their logs; a place is given once or the transaction fails.
+insert into audit_tree (tenant_id, sequence, entry_id, leaf_hash)
+select p.log, p.sequence, p.entry_id, p.leaf_hash
+from unnest(%(logs)s::text[], %(sequences)s::bigint[], %(entry_ids)s::uuid[], %(leaf_hashes)s::bytea[])
+    as p(log, sequence, entry_id, leaf_hash);
+
+-- name: system_place_nodes
+-- Store the subtree roots that became complete; a node is written once or the transaction fails.
+insert into audit_nodes (tenant_id, level, index, hash)
+select n.log, n.level, n.index, n.hash
+from unnest(%(logs)s::text[], %(levels)s::smallint[], %(indices)s::bigint[], %(hashes)s::bytea[])
+    as n(log, level, index, hash);
+
+-- name: system_advance_head
+-- Move the head of a log if it is still where this step began; no row means that it is not.
+update audit_logs set size = %(size)s, frontier = %(frontier)s, root_hash = %(root_hash)s, checkpoint = %(checkpoint)s,
+    advanced_at = clock_timestamp()
+where tenant_id = %(log)s and size = %(from_size)s
+returning size;
+
+-- name: system_find_known
+-- Which of some entries of a log wait for their place or have it.
+select entry_id from audit_intake where tenant_id = %(log)s and entry_id = any(%(entry_ids)s::uuid[])
+union all
+select entry_id from audit_tree where tenant_id = %(log)s and entry_id = any(%(entry_ids)s::uuid[]);
+
+-- name: system_add_log
+-- Begin the log of a tenant; one that is there stays.
+insert into audit_logs (tenant_id, origin, shard, root_hash) values (%(tenant_id)s, %(origin)s, %(shard)s, %(root_hash)s)
+on conflict do nothing;
+
+-- name: system_sequencer_lag
+-- Seconds for which a log has stood still while an entry of it waited, the longest; 0 when nothing waits. An entry waits
+-- from the moment that its id, a UUIDv7, begins with: a log that slept for a day is not a day behind.
+select coalesce(greatest(extract(epoch from clock_timestamp() - min(greatest(l.advanced_at, i.queued_at))), 0), 0)
+        ::double precision as seconds,
+    count(i.entry_id) as waiting
+from (
+    select tenant_id, entry_id,
+        to_timestamp(('x' || left(replace(entry_id::text, '-', ''), 12))::bit(48)::bigint / 1000.0) as queued_at
+    from audit_intake
+) i join audit_logs l on l.tenant_id = i.tenant_id;
+
+-- name: system_orphan_shards
+-- Shards that nobody sequences now.
+select count(*) as orphans from audit_shards where lease_until < clock_timestamp();
