@@ -1,0 +1,24 @@
+"""How a handler ended."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from jobengine.storage.batches import Events
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The batch is done; *events* None means: as last reported."""
+
+    events: Events | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed; a *retryable* one is tried again later."""
+
+    error: str
+    retryable: bool
+
+
+Outcome: TypeAlias = Completed | Failed
