@@ -1,0 +1,157 @@
+"""``jobengine audit``: read, verify and export the log over the API; its public key from the database itself."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import App, Parameter
+
+from jobengine.authority.scopes import Scope
+from jobengine.cli.call import TheCall
+from jobengine.cli.exits import CommandFailed, Exit
+from jobengine.cli.show import Columns, cell, print_note, show_list, show_one
+
+if TYPE_CHECKING:
+    from jobengine.cli.installation import Plane
+
+app = App(name="audit", default_parameter=Parameter(negative=()))
+
+ENTRIES: Final[Columns] = {
+    "SEQUENCE": "sequence",
+    "AT": "occurred_at",
+    "ACTION": "action",
+    "ACTOR": "actor.id",
+    "RESOURCE": lambda entry: entry["resource"] and f"{entry['resource']['type']} {entry['resource']['id']}",
+    "OUTCOME": "outcome",
+    "REASON": "reason",
+    "TICKET": "ticket",
+}
+
+Platform = Annotated[bool, Parameter(help="the platform's own log; needs a governor, and a reason")]
+
+
+@app.command(name="list")
+def list_entries(
+    *,
+    action: str | None = None,
+    resource_type: str | None = None,
+    resource_id: str | None = None,
+    actor: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int = 1000,
+    platform: Platform = False,
+    call: TheCall,
+) -> None:
+    """List the entries of the tenant's log, oldest first.
+
+    Args:
+        action: those of this action only, like quota.adjusted.
+        resource_type: those about this kind of resource only.
+        resource_id: those about this resource only.
+        actor: those of this actor only.
+        since: those at this time or later, like 2026-01-31T00:00:00Z.
+        until: those before this time.
+        limit: how many at the most.
+        platform: the platform's own log.
+        call: the global options.
+    """
+    filters = {
+        "action": action,
+        "resource_type": resource_type,
+        "resource_id": resource_id,
+        "actor": actor,
+        "since": since,
+        "until": until,
+    }
+    with call.api() as api:
+        page = api.items("/audit/entries", scope_of(platform=platform), limit, **filters, log=log_of(platform=platform))
+    show_list(call, page, ENTRIES)
+
+
+@app.command
+def verify(*, platform: Platform = False, call: TheCall) -> int:
+    """Let the server recompute the whole log; exit code 1 when it is not as it was signed."""
+    with call.api() as api:
+        found = api.get("/audit/verify", scope_of(platform=platform), log=log_of(platform=platform))
+    line = f"ok: {found['entries']} entries, root {found['root_hash']}"
+    if not found["ok"]:
+        line = (
+            f"TAMPERED: {found['entries']} entries, first bad {cell(found['first_bad'])}: {cell(found.get('problem'))}"
+        )
+    show_one(call, found, line)
+    return Exit.OK if found["ok"] else Exit.ERROR
+
+
+@app.command
+def export(file: Path | None = None, /, *, platform: Platform = False, call: TheCall) -> None:
+    """Write the log as lines of JSON, for ``jobengine-verify``.
+
+    Args:
+        file: where to; standard output when left out or -.
+        platform: the platform's own log.
+        call: the global options.
+    """
+    with (
+        call.api() as api,
+        api.stream("/audit/export", scope_of(platform=platform), log=log_of(platform=platform)) as chunks,
+    ):
+        if file is None or file == Path("-"):
+            for chunk in chunks:
+                sys.stdout.buffer.write(chunk)
+        else:
+            lines = save(file, chunks)
+            print_note(f"{file}: {lines - 1} entries")
+
+
+@app.command
+def key(*, tenant: str | None = None, platform: bool = False, call: TheCall) -> None:
+    """Print the public key that verifies a log, as one C2SP vkey line, from the database itself.
+
+    Args:
+        tenant: the tenant whose log it is; else JOBENGINE_TENANT.
+        platform: the platform's own log.
+        call: the global options.
+    """
+    from jobengine.cli.installation import PLATFORM, with_plane
+    from jobengine.storage.audit import read_head
+
+    tenant = PLATFORM if platform else tenant or call.setting("TENANT")
+    if tenant is None:
+        raise CommandFailed("name a log: --tenant T, or --platform", Exit.USAGE)
+
+    async def work(plane: "Plane") -> str:
+        async with plane.database.transaction(tenant) as tx:
+            head = await read_head(tx)
+        return str(plane.verifier_key(head.origin))
+
+    line = with_plane(call, work)
+    show_one(call, {"verifier_key": line}, line)
+
+
+def scope_of(*, platform: bool) -> Scope:
+    """Return the scope that reading a log needs."""
+    return Scope.GOVERN if platform else Scope.AUDIT
+
+
+def log_of(*, platform: bool) -> str | None:
+    """Return the value of the parameter ``log``."""
+    return "platform" if platform else None
+
+
+def save(file: Path, chunks: Iterable[bytes]) -> int:
+    """Write *chunks* to *file*, whole or not at all, and return how many lines they are."""
+    part = file.with_name(f"{file.name}.part")
+    lines = 0
+    try:
+        with part.open("wb") as out:
+            for chunk in chunks:
+                out.write(chunk)
+                lines += chunk.count(b"\n")
+        part.replace(file)
+    except OSError as error:
+        raise CommandFailed(f"cannot write {file}: {error.strerror}", Exit.ERROR) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return lines

@@ -1,0 +1,247 @@
+"""``jobengine quota``: see and change quotas over the API."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from cyclopts import App, Parameter
+
+from jobengine.authority.scopes import Scope
+from jobengine.cli.call import TheCall
+from jobengine.cli.exits import CommandFailed, Exit
+from jobengine.cli.show import Columns, cell, print_json, print_table, show_list, show_one
+from jobengine.ids import is_id
+
+if TYPE_CHECKING:
+    from jobengine.cli.api import Api
+
+app = App(name="quota", default_parameter=Parameter(negative=()))
+
+WHOLE_TENANT: Final = "(whole tenant)"
+QUOTAS: Final[Columns] = {
+    "QUOTA": "quota_id",
+    "JOB TYPE": lambda quota: quota["job_type"] or WHOLE_TENANT,
+    "ACTIVE": lambda quota: f"{quota['usage']['active']}/{quota['effective_limits']['max_active']}",
+    "THIS HOUR": lambda quota: f"{quota['usage']['granted_last_hour']}/{quota['effective_limits']['max_per_hour']}",
+    "BURST": "effective_limits.burst",
+    "REFILL/S": "effective_limits.refill_per_second",
+    "PAUSED": "paused",
+    "VERSION": "version",
+    "REASON": "last_change.reason",
+}
+CHANGES: Final[Columns] = {
+    "VERSION": "version",
+    "AT": "at",
+    "ACTION": "action",
+    "CHANGE": lambda change: difference(change["from"], change["to"]),
+    "WHO": "who",
+    "REASON": "reason",
+    "TICKET": "ticket",
+}
+SUMMARY: Final[Columns] = {
+    "JOB TYPE": lambda item: item["job_type"] or WHOLE_TENANT,
+    "ACTIVE": "active",
+    "MAX ACTIVE": "max_active",
+    "UTILISATION": lambda item: None if item["utilisation"] is None else f"{item['utilisation']:.0%}",
+    "PAUSED": "paused",
+    "DENIED LAST HOUR": lambda item: sum(item["denials_last_hour"].values()),
+}
+
+Quota = Annotated[str, Parameter(help="the id of a quota, or its job type")]
+Version = Annotated[int | None, Parameter(help="change it only if it is still at this version")]
+
+
+@app.command(name="list")
+def list_quotas(*, job_type: str | None = None, paused: bool | None = None, limit: int = 1000, call: TheCall) -> None:
+    """List the tenant's quotas.
+
+    Args:
+        job_type: the quota of this job type only.
+        paused: paused ones only.
+        limit: how many at the most.
+        call: the global options.
+    """
+    with call.api() as api:
+        page = api.items("/quotas", Scope.READ, limit, job_type=job_type, paused=paused)
+    show_list(call, page, QUOTAS)
+
+
+@app.command
+def show(quota: Quota, /, *, call: TheCall) -> None:
+    """Show a quota."""
+    with call.api() as api:
+        found = api.get(f"/quotas/{quota_id(api, quota, Scope.READ)}", Scope.READ)
+    show_one(call, found)
+
+
+@app.command
+def create(
+    job_type: str | None = None,
+    *,
+    whole_tenant: bool = False,
+    max_active: int,
+    max_per_hour: int,
+    burst: int,
+    refill_per_second: float,
+    call: TheCall,
+) -> None:
+    """Limit a job type, or with ``--whole-tenant`` the tenant as a whole.
+
+    Args:
+        job_type: the job type.
+        whole_tenant: limit all job types of the tenant together.
+        max_active: slots in use at one time.
+        max_per_hour: admissions in any hour.
+        burst: admissions at once.
+        refill_per_second: admissions a second that the burst recovers by.
+        call: the global options.
+    """
+    if (job_type is None) != whole_tenant:
+        raise CommandFailed("name either a JOB_TYPE or --whole-tenant", Exit.USAGE)
+    limits = {
+        "max_active": max_active,
+        "max_per_hour": max_per_hour,
+        "burst": burst,
+        "refill_per_second": refill_per_second,
+    }
+    with call.api() as api:
+        made = api.send("POST", "/quotas", Scope.QUOTA, body={"job_type": job_type, "limits": limits})
+    show_one(call, made, f"created {made['quota_id']} for {made['job_type'] or WHOLE_TENANT}: {stated(made)}")
+
+
+@app.command(name="set")
+def set_limits(
+    quota: Quota,
+    /,
+    *,
+    max_active: int | None = None,
+    max_per_hour: int | None = None,
+    burst: int | None = None,
+    refill_per_second: float | None = None,
+    if_version: Version = None,
+    call: TheCall,
+) -> None:
+    """Change some limits of a quota; the others stay.
+
+    Args:
+        quota: the id of a quota, or its job type.
+        max_active: slots in use at one time.
+        max_per_hour: admissions in any hour.
+        burst: admissions at once.
+        refill_per_second: admissions a second that the burst recovers by.
+        if_version: change it only if it is still at this version.
+        call: the global options.
+    """
+    asked = {
+        "max_active": max_active,
+        "max_per_hour": max_per_hour,
+        "burst": burst,
+        "refill_per_second": refill_per_second,
+    }
+    limits = {name: value for name, value in asked.items() if value is not None}
+    if not limits:
+        raise CommandFailed("name at least one limit to change", Exit.USAGE, hint="like --max-active 20")
+    with call.api() as api:
+        path = f"/quotas/{quota_id(api, quota, Scope.QUOTA)}"
+        found = api.send("PATCH", path, Scope.QUOTA, body={"limits": limits}, version=if_version)
+    show_one(call, found, changed(found))
+
+
+@app.command
+def pause(quota: Quota, /, *, pause_reason: str | None = None, if_version: Version = None, call: TheCall) -> None:
+    """Deny new work until the quota is resumed; running work goes on.
+
+    Args:
+        quota: the id of a quota, or its job type.
+        pause_reason: what those read who are denied.
+        if_version: change it only if it is still at this version.
+        call: the global options.
+    """
+    body = {} if pause_reason is None else {"pause_reason": pause_reason}
+    with call.api() as api:
+        path = f"/quotas/{quota_id(api, quota, Scope.QUOTA)}/pause"
+        found = api.send("POST", path, Scope.QUOTA, body=body, version=if_version)
+    show_one(call, found, f"paused {found['quota_id']}")
+
+
+@app.command
+def resume(quota: Quota, /, *, if_version: Version = None, call: TheCall) -> None:
+    """Admit new work again."""
+    with call.api() as api:
+        path = f"/quotas/{quota_id(api, quota, Scope.QUOTA)}/resume"
+        found = api.send("POST", path, Scope.QUOTA, body={}, version=if_version)
+    show_one(call, found, f"resumed {found['quota_id']}")
+
+
+@app.command
+def delete(quota: Quota, /, *, if_version: Version = None, call: TheCall) -> None:
+    """Take a quota away; the policy's default limits hold then."""
+    with call.api() as api:
+        found = quota_id(api, quota, Scope.QUOTA)
+        api.send("DELETE", f"/quotas/{found}", Scope.QUOTA, version=if_version)
+    show_one(call, {"quota_id": found, "deleted": True}, f"deleted {found}")
+
+
+@app.command
+def history(quota: Quota, /, *, at: str | None = None, limit: int = 1000, call: TheCall) -> None:
+    """List the changes of a quota: from, to, who and why.
+
+    Args:
+        quota: the id of a quota, or its job type.
+        at: show also the limits as of this time, like 2026-01-31T00:00:00Z.
+        limit: how many at the most.
+        call: the global options.
+    """
+    with call.api() as api:
+        path = f"/quotas/{quota_id(api, quota, Scope.READ)}/history"
+        page = api.items(path, Scope.READ, limit, at=at)
+    show_list(call, page, CHANGES)
+    if (as_of := page.get("as_of")) and not call.as_json:
+        print_table([as_of], {"AS OF": "at", "VERSION": "version", "LIMITS": stated})
+
+
+@app.command
+def summary(*, call: TheCall) -> None:
+    """Show use, limits, pauses and denials by job type."""
+    with call.api() as api:
+        found = api.get("/quotas/summary", Scope.READ)
+    if call.as_json:
+        print_json(found)
+    else:
+        print_table(found["items"], SUMMARY)
+
+
+def quota_id(api: "Api", quota: str, scope: str) -> str:
+    """Return the id that *quota* is, or the id of the quota of that job type."""
+    if is_id(quota):
+        return quota
+    items = api.get("/quotas", scope, job_type=quota)["items"]
+    if not items:
+        raise CommandFailed.of_problem(f"there is no quota for the job type {quota}", "not_found")
+    found: str = items[0]["quota_id"]
+    return found
+
+
+def stated(quota: Mapping[str, Any]) -> str:
+    """Write the limits of *quota* in one line.
+
+    >>> stated({"limits": {"max_active": 5, "refill_per_second": 1.0}})
+    'max_active=5 refill_per_second=1'
+    """
+    return " ".join(f"{name}={cell(value)}" for name, value in quota["limits"].items())
+
+
+def changed(quota: Mapping[str, Any]) -> str:
+    """Write in one line what a quota is after a change."""
+    return f"{quota['quota_id']} is at version {quota['version']}: {stated(quota)}"
+
+
+def difference(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+    """Write what a change made of the limits.
+
+    >>> difference({"max_active": 5, "burst": 1}, {"max_active": 8, "burst": 1}), difference(None, {"burst": 1})
+    ('max_active 5→8', 'burst -→1')
+    """
+    old: Mapping[str, Any] = before or {}
+    new: Mapping[str, Any] = after or {}
+    moved = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return " ".join(f"{name} {cell(old.get(name))}→{cell(new.get(name))}" for name in moved)
