@@ -1,0 +1,193 @@
+"""A day in the life of one tenant, and every named query that it took, with the values that it took."""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from psycopg.rows import DictRow
+from tests.conftest import PassTime
+from tests.factories import LIMITS, ROOMY, Api, make_api
+
+from jobengine.authority.scopes import Scope
+from jobengine.ids import new_id
+from jobengine.storage.authority import revoke
+from jobengine.storage.database import Asked, Transaction
+
+
+class Recorder:
+    """What tenant transactions asked; *found* names the queries that ever returned or changed a row."""
+
+    def __init__(self) -> None:
+        self.asked: defaultdict[str, list[Mapping[str, object]]] = defaultdict(list)
+        self.found: set[str] = set()
+
+    def note(self, tx: Transaction, query: str, values: Mapping[str, object], touched: int) -> None:
+        """Keep the first few askings of a query."""
+        if not tx.tenant_id:
+            return
+        if touched > 0:
+            self.found.add(query)
+            self.asked[query].insert(0, values)
+        elif len(self.asked[query]) < 3:
+            self.asked[query].append(values)
+        del self.asked[query][4:]
+
+
+@contextmanager
+def recording() -> Iterator[Recorder]:
+    """Listen to every transaction of this process; nothing of what it does is changed."""
+    recorder = Recorder()
+    real_together = Transaction.together
+
+    async def noted_together(tx: Transaction, *asked: Asked) -> list[list[DictRow]]:
+        answers = await real_together(tx, *asked)
+        for (query, values), rows in zip(asked, answers, strict=True):
+            recorder.note(tx, query, values, len(rows))
+        return answers
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, touched in TOUCHED.items():
+            patch.setattr(Transaction, name, noted(recorder, getattr(Transaction, name), touched))
+        patch.setattr(Transaction, "together", noted_together)
+        yield recorder
+
+
+# How many rows an answer of each method of a transaction speaks of.
+TOUCHED: Mapping[str, Callable[[Any], int]] = {"all": len, "find": lambda row: int(row is not None), "run": int}
+
+
+def noted(recorder: Recorder, real: Callable[..., Awaitable[Any]], touched: Callable[[Any], int]) -> object:
+    async def ask(tx: Transaction, query: str, /, **values: object) -> object:
+        answer = await real(tx, query, **values)
+        recorder.note(tx, query, values, touched(answer))
+        return answer
+
+    return ask
+
+
+async def live_a_day(api: Api, later: PassTime) -> None:
+    """Do everything that a tenant can do, so that there is something of everything."""
+    await _rule(api)
+    await _admit(api, later)
+    await _run_the_past(api, later)
+    await _retry_many(api)
+    await _look_around(api)
+
+
+async def _rule(api: Api) -> None:
+    gone = f"/quotas/{(await api.quota('gone'))['quota_id']}"
+    await api.delete(gone)
+    await api.post("/quotas", {"job_type": "gone", "limits": LIMITS | {"burst": 10**5}})
+    path = f"/quotas/{(await api.quota('external', max_active=20))['quota_id']}"
+    await api.post("/quotas", {"job_type": "external", "limits": LIMITS})
+    await api.patch(path, {"limits": {"burst": 9}}, headers={"Idempotency-Key": "k"})
+    await api.patch(path, {"limits": {"burst": 9}}, headers={"Idempotency-Key": "k"})
+    await api.patch(path, {"limits": {"burst": 10**7}}, headers={"Idempotency-Key": "other"})
+    raised = {"limits": {"max_active": 30}, "until": await api.in_future(days=2)}
+    await api.post(f"{path}/overrides", raised)
+    override = (await api.post(f"{path}/overrides", raised)).json()
+    await api.delete(f"{path}/overrides/{override['override_id']}")
+    await api.post(f"{path}/overrides", raised)
+    governor = make_api(api.client, api.plane, api.tenant_id, Scope.GOVERN.value)
+    await governor.put("/policy", {})
+    async with api.plane.database.transaction(api.tenant_id) as tx:
+        await revoke(tx, new_id(), "jec_test", datetime(2999, 1, 1, tzinfo=UTC))
+
+
+async def _admit(api: Api, later: PassTime) -> None:
+    first = (await api.admit("external", job_id="job-1", lease_seconds=5)).json()
+    await api.admit("external", job_id="job-1")
+    token = {"fencing_token": first["fencing_token"]}
+    await api.post(f"/admissions/{first['lease_id']}/renew", token)
+    await api.admit("external", slots=29, lease_seconds=10)
+    await api.admit("external", slots=2)
+    await api.post(f"/admissions/{first['lease_id']}/release", token)
+    await later(api.tenant_id, 4_000)
+    held = (await api.admit("external")).json()
+    await api.delete(f"/admissions/{held['lease_id']}")
+    await api.post("/admissions/batch", {"requests": [{"job_type": "external", "job_id": "job-2"}] * 2})
+    await api.quota("hourly", max_per_hour=1)
+    await api.post("/admissions/batch", {"requests": [{"job_type": "hourly"}] * 2})
+    await api.admit("hourly")
+
+
+async def _run_the_past(api: Api, later: PassTime) -> None:
+    window = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-05T00:00:00Z"}
+    asked = {"job_type": "external", "source": "orders", "window": window}
+    await api.post("/backfills/preview", asked)
+    backfill = (await api.post("/backfills", asked)).json()
+    await api.post("/backfills", asked)
+    path = f"/backfills/{backfill['backfill_id']}"
+    await api.post(f"{path}/pause")
+    await api.post(f"{path}/resume")
+    done, failed, lost, _ = await _claim(api, 4)
+    await _work(api, done, "complete", {})
+    await _work(api, failed, "fail", {"error": "no", "retryable": False})
+    await _work(api, lost, "events/claim", {"keys": ["e2"]})
+    await later(api.tenant_id, 20)
+    for batch in await _claim(api, 4):
+        await _work(api, batch, "events/claim", {"keys": ["e0", "e2"]})
+        await _work(api, batch, "fail", {"error": "no", "retryable": False})
+    await api.post(f"{path}/retry-failed")
+    [retried] = await _claim(api, 1)
+    await api.post(f"{path}/cancel")
+    await _work(api, retried, "fail", {"error": "no", "retryable": False})
+    other = {"source": "other", "order": "backward", "partition": "PT1H", "max_failures": 1}
+    for more in ({}, {"reprocess": "failed"}, other):
+        path = f"/backfills/{(await api.post('/backfills', asked | more)).json()['backfill_id']}"
+        for batch in await _claim(api, 2):
+            await _work(api, batch, "fail", {"error": "no", "retryable": False})
+        await api.post(f"{path}/retry-failed")
+        await api.post(f"{path}/cancel")
+
+
+async def _retry_many(api: Api) -> None:
+    await api.quota("once", **ROOMY)
+    window = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-04T00:00:00Z"}
+    asked = {"job_type": "once", "source": "orders", "window": window, "partition": "PT1H"}
+    path = f"/backfills/{(await api.post('/backfills', asked)).json()['backfill_id']}"
+    await _fail_all(api, 64, 64)
+    await api.post(f"{path}/retry-failed")
+    await _fail_all(api, 40)
+    await api.post(f"{path}/cancel")
+
+
+async def _fail_all(api: Api, *claims: int) -> None:
+    for most in claims:
+        for batch in await _claim(api, most, "once"):
+            said = {"fencing_token": batch["fencing_token"], "error": "no", "retryable": False}
+            await api.post(f"/batches/{batch['batch_id']}/fail", said)
+
+
+async def _claim(api: Api, most: int, job_type: str = "external") -> list[dict[str, Any]]:
+    answer = await api.post("/batches/claim", {"job_types": [job_type], "max": most})
+    return answer.json()["batches"]
+
+
+async def _work(api: Api, batch: Mapping[str, Any], last: str, said: Mapping[str, object]) -> None:
+    token = {"fencing_token": batch["fencing_token"]}
+    path = f"/batches/{batch['batch_id']}"
+    await api.post(f"{path}/events/claim", token | {"keys": ["e0", "e1"]})
+    await api.post(f"{path}/events/claim", token | {"keys": ["e0", "e1"]})
+    await api.post(f"{path}/heartbeat", token | {"checkpoint": {"at": 1}})
+    await api.post(f"{path}/{last}", token | dict(said))
+    await api.post(f"{path}/{last}", token | dict(said))
+
+
+async def _look_around(api: Api) -> None:
+    quotas = (await api.get("/quotas")).json()["items"]
+    path = f"/quotas/{quotas[0]['quota_id']}"
+    now = await api.in_future(minutes=1)
+    entry = quotas[0]["last_change"]["audit_entry_id"]
+    paths: Sequence[str] = (
+        path, f"{path}/history?at={now}", f"{path}/overrides", "/quotas/summary", "/quotas/drift", "/policy",
+        "/admissions", "/backfills", "/audit/entries", f"/audit/entries/{entry}", f"/audit/entries/{entry}/proof",
+        "/audit/verify", "/audit/export", "/audit/checkpoint", "/audit/consistency?from=1&to=2", "/audit/tile/0/000",
+    )  # fmt: skip
+    for one in paths:
+        await api.get(one)
+    for backfill in (await api.get("/backfills")).json()["items"]:
+        await api.get(f"/backfills/{backfill['backfill_id']}/batches")
