@@ -1,0 +1,1 @@
+-- What admission needs beside its leases.

@@ -1,0 +1,1 @@
+-- Wake-ups that leave after commit.

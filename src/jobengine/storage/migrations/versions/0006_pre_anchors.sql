@@ -1,0 +1,1 @@
+-- Heartbeats, anchors, witnesses and key validity of the audit log.

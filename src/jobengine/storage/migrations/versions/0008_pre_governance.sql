@@ -1,0 +1,1 @@
+-- Allocations, changes that wait, requests.
