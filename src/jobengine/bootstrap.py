@@ -17,13 +17,14 @@ from jobengine import __version__
 from jobengine.audit.checkpoint import Checkpoint, VerifierKey, sign, verifier_key
 from jobengine.authority.grants import GrantPolicy
 from jobengine.authority.guard import Guard, Verified
-from jobengine.authority.keys import CheckpointKey, SigningKey, verification_keys
+from jobengine.authority.keys import CheckpointKey, SigningKey, signing_key, verification_keys
 from jobengine.authority.master_key import Label, MasterKey
 from jobengine.authority.refusals import RefusalMeter, SecretThrottle
-from jobengine.authority.tokens import Realm
+from jobengine.authority.tokens import BatchAttempt, Realm, mint_for_batch
 from jobengine.backfill.suppressor import DuplicateSuppressor
 from jobengine.clock import utc_now
 from jobengine.errors import JobengineError, Unauthenticated
+from jobengine.ids import new_id
 from jobengine.logs import configure_logs
 from jobengine.metrics import CONNECTIONS, SEQUENCED, WAITING
 from jobengine.quota.policy import FIRST_POLICY
@@ -43,6 +44,7 @@ REFRESH_EVERY = timedelta(milliseconds=400)
 COUNT_CONNECTIONS_EVERY = timedelta(seconds=1)
 TELL_REFUSALS_EVERY = timedelta(seconds=3)
 PRUNE_EVERY = timedelta(minutes=1)
+BATCH_TOKEN_LIFE = timedelta(hours=23)
 MOST_VERIFIED = 4_096
 
 _log = structlog.get_logger()
@@ -99,6 +101,12 @@ class Plane:
         if self.revocations.refuse(verified.principal.token_id, verified.principal.client_id):
             raise Unauthenticated("the access token was revoked", code="invalid_token")
         return verified
+
+    def token_for_batch(self, attempt: BatchAttempt) -> str:
+        """Return a token that speaks for *attempt* alone; it is worth nothing once the lease is lost."""
+        now = utc_now()
+        key = signing_key(self.keys, now)
+        return mint_for_batch(attempt, self.realm, key, now, token_id=new_id(), life=BATCH_TOKEN_LIFE).text
 
     def sign_checkpoint(self, checkpoint: Checkpoint) -> str:
         """Return the signed note of *checkpoint*."""

@@ -10,13 +10,14 @@ from tests.backfilling import Json
 from tests.worker.conftest import Shop
 
 from jobengine.authority.tokens import EMBEDDED_WORKER
+from jobengine.backfill.attempts import ClaimedBatch, Events
 from jobengine.errors import LeaseLost, LostRace, Unavailable, ValidationFailed
-from jobengine.storage.batches import ClaimedBatch, Events, claim
+from jobengine.storage.batches import claim
 from jobengine.storage.database import Database, Transaction
 from jobengine.worker import link as link_module
 from jobengine.worker.link import Link
 from jobengine.worker.runner import BatchRunner
-from jobengine.worker.supervisor import Supervisor
+from jobengine.worker.supervisor import Supervisor, workplace
 
 OpenShop = Callable[[Supervisor], Awaitable[Shop]]
 
@@ -156,21 +157,12 @@ async def test_a_worker_that_nobody_hears_stops_when_its_lease_is_over(lonely: S
     """By its own clock: another may have the batch by then, although no database told it so."""
     batch = replace(await held(lonely, "sleep"), lease_seconds=1)
     deaf = Deaf(lonely.plane.database, *[Unavailable("away")] * 1_000)
-    runner = BatchRunner(replace_database(lonely, deaf))
+    runner = BatchRunner(workplace(lonely.plane))
 
-    running_batch = asyncio.create_task(runner.run(batch))
+    running_batch = asyncio.create_task(runner.run(Link(deaf, batch)))
     note = await lonely.note(lambda note: "child" in note)
     await running_batch
 
     await lonely.gone(note["pid"], note["child"])
     [made] = (await lonely.crew.api.get("/backfills")).json()["items"]
     assert await running(lonely, made) == 1
-
-
-def replace_database(shop: Shop, database: Database) -> object:
-    """Return the plane of a shop, with another database."""
-    plane = object.__new__(type(shop.plane))
-    for name in type(shop.plane).__slots__:
-        setattr(plane, name, getattr(shop.plane, name))
-    plane.database = database
-    return plane

@@ -4,17 +4,16 @@ Locks are taken in one order: the tenant's, then backfills, then batches. Whoeve
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
+from jobengine.backfill.attempts import Beat, Checkpoint, ClaimedBatch, Events
 from jobengine.backfill.dispatcher import Cause, Ending, after_failure
 from jobengine.backfill.model import BackfillStatus, BatchStatus
 from jobengine.backfill.reports import error_text
 from jobengine.backfill.window import EventTimeWindow
-from jobengine.clock import format_time
 from jobengine.errors import LeaseLost, NotFound
 from jobengine.metrics import BATCH_ATTEMPTS, note_completed
 from jobengine.quota.admission import Ask, Denied
@@ -26,63 +25,6 @@ HandlerKind = Literal["embedded", "external"]
 
 # A sweep is one transaction under the tenant's lock; the next one takes what is left.
 MOST_SWEPT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedBatch:
-    """A batch that a worker holds until *lease_expires_at*, under *fencing_token*."""
-
-    tenant_id: str
-    batch_id: str
-    backfill_id: str
-    job_type: str
-    source: str
-    window: EventTimeWindow
-    params: Mapping[str, Any]
-    attempt: int
-    fencing_token: int
-    lease_expires_at: datetime
-    lease_seconds: int
-    checkpoint: Any
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the batch as every worker and handler gets it."""
-        return {
-            "batch_id": self.batch_id,
-            "backfill_id": self.backfill_id,
-            "job_type": self.job_type,
-            "source": self.source,
-            "window": {"start": format_time(self.window.start), "end": format_time(self.window.end)},
-            "params": dict(self.params),
-            "attempt": self.attempt,
-            "fencing_token": self.fencing_token,
-            "lease_expires_at": format_time(self.lease_expires_at),
-            "checkpoint": self.checkpoint,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What an attempt did with events so far, all in all."""
-
-    processed: int = 0
-    duplicates: int = 0
-    failed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A place from which the next attempt may go on; None is one too."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """What a worker learns from its heartbeat."""
-
-    lease_expires_at: datetime
-    cancel_requested: bool
 
 
 async def claim(

@@ -5,19 +5,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from jobengine.backfill.attempts import EventClaim
 from jobengine.backfill.model import Reprocess, event_digest, scope_digest
 from jobengine.backfill.suppressor import AttemptState, HeldKey, KeyAnswer, KeyAsk, decide_key
 from jobengine.errors import LeaseLost, NotFound
 from jobengine.storage.database import Transaction
-
-
-@dataclass(frozen=True, slots=True)
-class EventClaim:
-    """The answer to a claim: keys to process, keys to leave, keys that another live attempt holds."""
-
-    fresh: list[str]
-    duplicates: list[str]
-    busy: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ import msgspec
 from litestar import Response, Router, post
 
 from jobengine.audit.act import Act
+from jobengine.backfill.attempts import Checkpoint, Events
 from jobengine.backfill.reports import MAX_KEYS, check_checkpoint, check_keys
 from jobengine.clock import format_time
 from jobengine.errors import Forbidden
-from jobengine.storage.batches import Checkpoint, Events, claim, complete, fail, heartbeat
+from jobengine.storage.batches import claim, complete, fail, heartbeat
 from jobengine.storage.database import Transaction
 from jobengine.storage.events import claim_events
 from jobengine.web.backfill_views import WindowView

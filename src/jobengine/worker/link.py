@@ -1,4 +1,4 @@
-"""A running attempt's line to the ledger: claim events, save checkpoints, stay alive, end."""
+"""The line of an attempt that runs beside the database: claim events, save checkpoints, stay alive, end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,11 +7,12 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from jobengine.backfill.attempts import Beat, Checkpoint, ClaimedBatch, EventClaim, Events
 from jobengine.backfill.reports import check_checkpoint, check_keys
 from jobengine.errors import LostRace, Unavailable
-from jobengine.storage.batches import Beat, Checkpoint, ClaimedBatch, Events, complete, fail, give_back, heartbeat
+from jobengine.storage.batches import complete, fail, give_back, heartbeat
 from jobengine.storage.database import Database, Transaction
-from jobengine.storage.events import EventClaim, claim_events
+from jobengine.storage.events import claim_events
 
 AGAIN_SECONDS: Final = 0.5
 
@@ -22,11 +23,7 @@ Said = TypeVar("Said")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What an attempt may say; every call is a transaction of its own and may raise LeaseLost.
-
-    All but the beat are said again while the database does not answer: each may be said twice, and whoever listens to
-    the beat ends it when the lease is over.
-    """
+    """An AttemptLine; every call is a transaction of its own."""
 
     database: Database
     batch: ClaimedBatch

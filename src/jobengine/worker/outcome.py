@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from jobengine.storage.batches import Events
+from jobengine.backfill.attempts import Events
 
 
 @dataclass(frozen=True, slots=True)

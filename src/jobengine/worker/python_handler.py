@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
+from jobengine.backfill.attempts import Events
 from jobengine.errors import ValidationFailed
-from jobengine.storage.batches import Events
-from jobengine.worker.link import Link
 from jobengine.worker.outcome import Completed, Failed, Outcome
+from jobengine.worker.ports import AttemptLine
 from jobengine.worker.processes import handler_environment, kill
 
 # A line holds at most 10,000 keys of 256 bytes, escaped.
@@ -28,11 +28,11 @@ class PythonProcesses:
     def __init__(self) -> None:
         self._idle: list[Process] = []
 
-    async def run(self, handler: str, claimed: dict[str, Any], link: Link) -> Outcome:
+    async def run(self, handler: str, claimed: dict[str, Any], line: AttemptLine) -> Outcome:
         """Run one batch; cancelling this call kills the process."""
         process = await self._ready()
         try:
-            outcome = await _converse(process, {"handler": handler, "batch": claimed}, link)
+            outcome = await _converse(process, {"handler": handler, "batch": claimed}, line)
         except BaseException:
             await kill(process)
             raise
@@ -64,27 +64,27 @@ class PythonProcesses:
         )
 
 
-async def _converse(process: Process, request: dict[str, Any], link: Link) -> Outcome | None:
+async def _converse(process: Process, request: dict[str, Any], line: AttemptLine) -> Outcome | None:
     try:
         await _write(process, request)
-        while line := await _read(process):
-            message = json.loads(line)
+        while told := await _read(process):
+            message = json.loads(told)
             if "done" in message:
                 return Completed(Events(**message["done"]))
             if "failed" in message:
                 return Failed(message["failed"], retryable=True)
-            await _write(process, await _answer(message, link))
+            await _write(process, await _answer(message, line))
     except (BrokenPipeError, ConnectionResetError):
         pass
     return None
 
 
-async def _answer(message: dict[str, Any], link: Link) -> dict[str, Any]:
+async def _answer(message: dict[str, Any], line: AttemptLine) -> dict[str, Any]:
     try:
         if "claim" in message:
-            found = await link.claim(message["claim"])
+            found = await line.claim(message["claim"])
             return {"fresh": found.fresh, "duplicates": found.duplicates, "busy": found.busy}
-        await link.save(message["save"], Events(**message["events"]))
+        await line.save(message["save"], Events(**message["events"]))
         return {}
     except ValidationFailed as error:
         return {"error": error.detail}

@@ -9,10 +9,14 @@ from typing import Final
 
 import structlog
 
-from jobengine.authority.tokens import EMBEDDED_WORKER
+from jobengine.authority.tokens import EMBEDDED_WORKER, BatchAttempt
+from jobengine.backfill.attempts import ClaimedBatch
 from jobengine.bootstrap import Plane
 from jobengine.errors import JobengineError
-from jobengine.storage.batches import ClaimedBatch, claim, sweep
+from jobengine.storage.batches import claim, sweep
+from jobengine.worker.command_handler import local_url
+from jobengine.worker.link import Link
+from jobengine.worker.ports import Workplace
 from jobengine.worker.runner import BatchRunner
 
 LOOK_EVERY: Final = timedelta(milliseconds=200)
@@ -29,7 +33,7 @@ class Supervisor:
     def __init__(self, plane: Plane, slots: int) -> None:
         self._plane = plane
         self._slots = slots
-        self._runner = BatchRunner(plane)
+        self._runner = BatchRunner(workplace(plane))
         self._running: dict[asyncio.Task[None], str] = {}
         self._embedded = [name for name, job in plane.settings.job_types.items() if not job.is_external]
         self._last_tenant = ""
@@ -104,9 +108,20 @@ class Supervisor:
     async def _run(self, batch: ClaimedBatch) -> None:
         try:
             with self._plane.traces.working("batch.run", _told(batch)):
-                await self._runner.run(batch)
+                await self._runner.run(Link(self._plane.database, batch))
         except Exception:  # noqa: BLE001 - the lease runs out and the batch is handed out again
             _log.exception("batch.not_reported", batch_id=batch.batch_id)
+
+
+def workplace(plane: Plane) -> Workplace:
+    """Return how the batches of a serving process are run."""
+    settings = plane.settings
+
+    async def token(batch: ClaimedBatch) -> str:
+        return plane.token_for_batch(BatchAttempt(batch.tenant_id, batch.batch_id, batch.fencing_token))
+
+    handlers = {name: job.handler for name, job in settings.job_types.items()}
+    return Workplace(handlers, local_url(settings.host, settings.port), token, plane.traces)
 
 
 def _told(batch: ClaimedBatch) -> Mapping[str, str | int]:
