@@ -61,6 +61,28 @@ def test_quota_is_created_set_and_shown_with_its_reason(jobengine: Run) -> None:
     assert [change["reason"] for change in history] == [REASON[1], "more room"]
 
 
+def test_quotas_kept_in_a_file_are_planned_applied_and_then_in_agreement(
+    jobengine: Run, caller: Caller, tmp_path: Path
+) -> None:
+    """Exported, changed, planned with exit code 2, applied: the second plan is empty, and the reason is kept."""
+    caller.quota(job_type="scan")
+    file = tmp_path / "quotas.toml"
+    exported = jobengine("quota", "export")
+    assert exported.returncode == 0, exported.stderr
+    file.write_text(exported.stdout.replace("burst = 10", "burst = 11"), "utf-8")
+
+    planned = jobengine("quota", "plan", "-f", str(file))
+    reviewed = planned.stdout.splitlines()[-1].removeprefix("plan ")
+    applied = jobengine("quota", "apply", "-f", str(file), "--expect", reviewed, *REASON)
+
+    assert (planned.returncode, "~ scan" in planned.stdout) == (2, True), planned.stderr
+    assert (applied.returncode, applied.stdout) == (0, "adjusted: scan\n"), applied.stderr
+    assert jobengine("quota", "plan", "-f", str(file)).returncode == 0
+    assert jobengine("quota", "apply", "-f", str(file), *REASON).stdout.endswith(": nothing to change\n")
+    change = told(jobengine("--output", "json", "quota", "show", "scan"))["last_change"]
+    assert (change["reason"], change["ticket"]) == (REASON[1], REASON[3])
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

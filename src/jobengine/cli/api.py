@@ -98,6 +98,18 @@ class Api:
         answer: dict[str, Any] = _json(response)
         return answer
 
+    def tenant(self, scope: str) -> str:
+        """Return the tenant that tokens for *scope* speak for, as the authority tells it (RFC 7662)."""
+        token = self._headers(scope)["Authorization"].removeprefix("Bearer ")
+        client = (self.call.setting("CLIENT_ID") or "", self.call.setting("CLIENT_SECRET") or "")
+        with _reached(self.call.url):
+            response = self.http.post("/oauth2/introspect", data={"token": token}, auth=client)
+        if not response.is_success:
+            raise token_failure(response)
+        if (tenant := _json(response).get("tenant")) is None:
+            raise CommandFailed("this client speaks for no tenant", Exit.AUTH, hint="set JOBENGINE_TENANT")
+        return str(tenant)
+
     def _intent(self, scope: str) -> dict[str, str]:
         said: dict[str, str | None] = {}
         for family in families(scope):

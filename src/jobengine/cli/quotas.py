@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from jobengine.authority.scopes import Scope
 from jobengine.cli.call import TheCall
 from jobengine.cli.exits import CommandFailed, Exit
+from jobengine.cli.quota_plans import apply, export, plan
 from jobengine.cli.show import Columns, cell, print_json, print_table, show_list, show_one
 from jobengine.ids import is_id
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from jobengine.cli.api import Api
 
 app = App(name="quota", default_parameter=Parameter(negative=()))
+for _command in (export, plan, apply):
+    app.command(_command)
 
 WHOLE_TENANT: Final = "(whole tenant)"
 QUOTAS: Final[Columns] = {
