@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -18,8 +17,8 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from jobengine.audit.actions import Action, Outcome
-from jobengine.audit.checkpoint import sign, verifier_key
 from jobengine.audit.model import Actor, AuditEntry, Resource
+from jobengine.audit.signing import LogKeys
 from jobengine.ids import new_id
 from jobengine.storage.audit import EntryFilter, PostgresAudit, export_log, list_entries, read_head
 from jobengine.storage.audit_check import check_log
@@ -30,7 +29,7 @@ from jobengine.storage.embedded import EmbeddedPostgres
 from jobengine.storage.migrator import migrate
 from jobengine.storage.sequencer import Sequencer
 
-KEY = Ed25519PrivateKey.generate()
+KEYS = LogKeys({"bench": Ed25519PrivateKey.generate()}, "bench")
 SHARDS = range(64)
 WRITERS = 16
 LOGS = [f"bench-{number}" for number in range(1_000)]
@@ -45,7 +44,7 @@ def main() -> None:
 async def _run(seconds: float) -> None:
     print(f"{'what':<52}{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}")
     async with _database() as (database, conninfo):
-        sequencer = Sequencer(database, "bench", lambda checkpoint: sign(checkpoint, KEY))
+        sequencer = Sequencer(database, "bench", lambda: KEYS)
         for logs in (1, WRITERS):
             took = await _write(database, LOGS[:logs], seconds)
             _row(f"intake, {WRITERS} writers, {logs} log(s)", len(took) / seconds, took)
@@ -146,7 +145,7 @@ async def _read(database: Database, seconds: float) -> None:
     async with database.transaction(log) as tx:
         head = await read_head(tx)
     began = perf_counter()
-    assert (await check_log(database, log, partial(verifier_key, key=KEY))).ok
+    assert (await check_log(database, log, KEYS)).ok
     _row(f"check of {head.size:,} entries", head.size / (perf_counter() - began))
     began, size = perf_counter(), 0
     async for chunk in export_log(database, log, head, head.checkpoint):

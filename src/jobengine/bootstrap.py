@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,10 +14,11 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from jobengine import __version__
-from jobengine.audit.checkpoint import Checkpoint, VerifierKey, sign, verifier_key
+from jobengine.audit.checkpoint import Checkpoint, VerifierKey
+from jobengine.audit.signing import LogKeys
 from jobengine.authority.grants import GrantPolicy
 from jobengine.authority.guard import Guard, Verified
-from jobengine.authority.keys import CheckpointKey, SigningKey, signing_key, verification_keys
+from jobengine.authority.keys import CheckpointKey, SigningKey, log_keys, signing_key, verification_keys
 from jobengine.authority.master_key import Label, MasterKey
 from jobengine.authority.refusals import RefusalMeter, SecretThrottle
 from jobengine.authority.tokens import BatchAttempt, Realm, mint_for_batch
@@ -29,7 +30,15 @@ from jobengine.logs import configure_logs
 from jobengine.metrics import CONNECTIONS, SEQUENCED, WAITING
 from jobengine.quota.policy import FIRST_POLICY
 from jobengine.settings import Settings, SettingsError
-from jobengine.storage.authority import Revocations, add_tenant, load_signing_keys, record_summaries, start_keys
+from jobengine.storage.anchors import Heart
+from jobengine.storage.authority import (
+    Revocations,
+    add_tenant,
+    load_checkpoint_keys,
+    load_signing_keys,
+    record_summaries,
+    start_keys,
+)
 from jobengine.storage.committer import AdmissionCommitter
 from jobengine.storage.database import Database
 from jobengine.storage.embedded import EmbeddedPostgres
@@ -40,6 +49,8 @@ from jobengine.tracing import NO_TRACES, Traces, start_traces
 
 SEQUENCE_EVERY = timedelta(milliseconds=200)
 OWN_EVERY = timedelta(seconds=1)
+SIGN_ANEW_EVERY = timedelta(seconds=2)
+BEAT_EVERY = timedelta(seconds=2)  # a heartbeat is due once a minute; all processes ask whether it is
 REFRESH_EVERY = timedelta(milliseconds=400)
 COUNT_CONNECTIONS_EVERY = timedelta(seconds=1)
 TELL_REFUSALS_EVERY = timedelta(seconds=3)
@@ -59,7 +70,7 @@ class Plane:
     master: MasterKey = field(repr=False)
     realm: Realm
     keys: tuple[SigningKey, ...] = field(repr=False)
-    checkpoint_key: CheckpointKey = field(repr=False)
+    checkpoint_keys: tuple[CheckpointKey, ...] = field(repr=False)
     revocations: Revocations
     name: str
     traces: Traces = NO_TRACES
@@ -110,17 +121,22 @@ class Plane:
 
     def sign_checkpoint(self, checkpoint: Checkpoint) -> str:
         """Return the signed note of *checkpoint*."""
-        return sign(checkpoint, self.checkpoint_key.private)
+        return self.log_keys().sign(checkpoint)
+
+    def log_keys(self) -> LogKeys:
+        """Return the keys of the logs' checkpoints as they are now."""
+        return log_keys(self.checkpoint_keys, utc_now())
 
     def verifier_key(self, origin: str) -> VerifierKey:
         """Return the key that verifies the checkpoints of the log called *origin*."""
-        return verifier_key(origin, self.checkpoint_key.private)
+        return self.log_keys().verifier_key(origin)
 
     async def refresh(self) -> None:
         """Read again what other processes may have changed: keys and revocations."""
         await self.revocations.refresh(self.database)
         async with self.database.system() as tx:
             keys = await load_signing_keys(tx, self.master.derive(Label.KEK))
+            self.checkpoint_keys = await load_checkpoint_keys(tx, self.master.derive(Label.KEK))
         # Even the same keys: time alone retires one.
         self._use(keys)
 
@@ -194,7 +210,7 @@ async def _embedded(stack: AsyncExitStack, settings: Settings) -> str:
 async def _assemble(settings: Settings, database: Database, *, serving: bool) -> Plane:
     master = read_master_key(settings.master_key_path)
     issuer = await _installation(settings, database, master, serving=serving)
-    keys, checkpoint_key = await start_keys(database, master.derive(Label.KEK))
+    keys, checkpoint_keys = await start_keys(database, master.derive(Label.KEK))
     revocations = Revocations()
     await revocations.refresh(database)
     return Plane(
@@ -203,7 +219,7 @@ async def _assemble(settings: Settings, database: Database, *, serving: bool) ->
         master=master,
         realm=Realm(issuer, settings.audience),
         keys=keys,
-        checkpoint_key=checkpoint_key,
+        checkpoint_keys=checkpoint_keys,
         revocations=revocations,
         name=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
     )
@@ -251,19 +267,15 @@ async def background(
     plane: Plane, *more: tuple[str, timedelta, Callable[[], Awaitable[object]]]
 ) -> AsyncGenerator[None]:
     """Run the standing work of a serving process beside it: sequencing, refreshing, forgetting, and *more*."""
-    sequencer = Sequencer(plane.database, plane.name, plane.sign_checkpoint)
-    shards: list[int] = []
-
-    async def own() -> None:
-        shards[:] = await sequencer.own()
-
-    async def drain() -> None:
-        await _drain(plane, sequencer, shards)
-
-    await own()
+    keeper = _LogKeeper(plane)
+    heart = Heart(plane.database, plane.name, plane.log_keys)
+    await keeper.own()
+    await heart.start()
     work = [
-        ("sequencer.own", OWN_EVERY, own),
-        ("sequencer.drain", SEQUENCE_EVERY, drain),
+        ("sequencer.own", OWN_EVERY, keeper.own),
+        ("sequencer.drain", SEQUENCE_EVERY, keeper.drain),
+        ("sequencer.sign_anew", SIGN_ANEW_EVERY, keeper.sign_anew),
+        ("heartbeat", BEAT_EVERY, heart.beat),
         ("refresh", REFRESH_EVERY, plane.refresh),
         ("refusals", TELL_REFUSALS_EVERY, plane.tell_refusals),
         ("connections", COUNT_CONNECTIONS_EVERY, plane.count_connections),
@@ -277,16 +289,31 @@ async def background(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for last in (plane.tell_all_refusals, drain, sequencer.leave):
+        for last in (plane.tell_all_refusals, keeper.drain, heart.stop, keeper.drain, keeper.leave):
             with suppress(JobengineError):
                 await last()
 
 
-async def _drain(plane: Plane, sequencer: Sequencer, shards: Sequence[int]) -> None:
-    started = utc_now()
-    if shards and (placed := await sequencer.drain(shards)):
-        SEQUENCED.inc(placed)
-        plane.traces.tell("sequencer.drain", started, utc_now(), {"jobengine.entries": placed})
+class _LogKeeper:
+    """A process's part in sequencing: the shards it owns, and what is to be done with them."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._sequencer = Sequencer(plane.database, plane.name, plane.log_keys)
+        self._shards: list[int] = []
+        self.leave = self._sequencer.leave
+
+    async def own(self) -> None:
+        self._shards = await self._sequencer.own()
+
+    async def drain(self) -> None:
+        started = utc_now()
+        if self._shards and (placed := await self._sequencer.drain(self._shards)):
+            SEQUENCED.inc(placed)
+            self._plane.traces.tell("sequencer.drain", started, utc_now(), {"jobengine.entries": placed})
+
+    async def sign_anew(self) -> None:
+        await self._sequencer.sign_anew(self._shards)
 
 
 async def _forever(name: str, every: timedelta, step: Callable[[], Awaitable[object]]) -> None:

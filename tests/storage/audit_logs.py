@@ -14,6 +14,7 @@ from tests.factories import NOW, Connection
 from jobengine.audit.actions import Action, Outcome
 from jobengine.audit.checkpoint import Checkpoint, VerifierKey, sign, verifier_key
 from jobengine.audit.model import Actor, AuditEntry, Resource, SealedEntry
+from jobengine.audit.signing import LogKeys
 from jobengine.ids import new_id
 from jobengine.storage.audit import LogHead, PostgresAudit, read_head
 from jobengine.storage.audit_check import Verdict, check_log
@@ -23,6 +24,7 @@ from jobengine.storage.sequencer import Sequencer
 from jobengine.tenancy.model import PLATFORM
 
 KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+KEYS: Final = LogKeys({"test": KEY}, "test")
 EVERY_SHARD: Final = tuple(range(64))
 
 
@@ -75,7 +77,7 @@ class Log:
 
     def sequencer(self, owner: str = "one") -> Sequencer:
         """Return somebody who sequences."""
-        return Sequencer(self.database, owner, note)
+        return Sequencer(self.database, owner, lambda: KEYS)
 
     async def head(self) -> LogHead:
         """Return the log's head."""
@@ -84,7 +86,7 @@ class Log:
 
     async def check(self) -> Verdict:
         """Check the whole log."""
-        return await check_log(self.database, self.tenant_id, key_of)
+        return await check_log(self.database, self.tenant_id, KEYS)
 
     async def places(self) -> list[tuple[int, str]]:
         """Return the tree: places and entry ids."""

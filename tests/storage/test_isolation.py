@@ -27,17 +27,24 @@ SYSTEM_QUERIES = {
     "system_add_log",
     "system_add_tenant",
     "system_advance_head",
+    "system_changed_logs",
     "system_count_backfills",
+    "system_count_logs",
     "system_count_running_batches",
+    "system_count_waiting",
     "system_disable_client",
     "system_find_batch_work",
     "system_find_client",
     "system_find_installation",
     "system_find_known",
+    "system_find_logs",
+    "system_find_nodes",
     "system_find_role",
     "system_fix_issuer",
+    "system_give_back_shards",
     "system_has_tenant",
     "system_is_member",
+    "system_join_sequencers",
     "system_leave_shards",
     "system_list_clients",
     "system_list_keys",
@@ -45,6 +52,8 @@ SYSTEM_QUERIES = {
     "system_lock_heads",
     "system_lock_keys",
     "system_lock_migrations",
+    "system_mark_stuck",
+    "system_note_anchors",
     "system_orphan_shards",
     "system_own_shards",
     "system_place",
@@ -56,8 +65,11 @@ SYSTEM_QUERIES = {
     "system_ready",
     "system_retire_key",
     "system_sequencer_lag",
+    "system_sign_head",
+    "system_signed_otherwise",
     "system_start_installation",
     "system_start_policy",
+    "system_take_beat",
     "system_take_intake",
     "system_unlock_migrations",
     "system_waiting_logs",
@@ -100,8 +112,8 @@ async def bound(database_url: str, days: Days) -> AsyncIterator[Connection]:
 @pytest.fixture(scope="module")
 async def tables(owner: Connection) -> list[str]:
     """Every table that has rows of tenants."""
-    query = """select table_name from information_schema.columns
-        where table_schema = 'jobengine' and column_name = 'tenant_id'"""
+    query = """select table_name from information_schema.columns natural join information_schema.tables
+        where table_schema = 'jobengine' and column_name = 'tenant_id' and table_type = 'BASE TABLE'"""
     return sorted(row["table_name"] for row in await (await owner.execute(query)).fetchall())
 
 
@@ -211,6 +223,13 @@ async def test_every_table_of_tenants_is_under_row_level_security(owner: Connect
 
     assert secured == dict.fromkeys(tables, True)
     assert first_columns == dict.fromkeys(tables, "tenant_id")
+
+
+async def test_a_view_shows_nobody_more_than_its_tables_do(owner: Connection) -> None:
+    """A view without ``security_invoker`` would look through the eyes of its owner."""
+    query = """select relname from pg_class where relnamespace = 'jobengine'::regnamespace and relkind = 'v'
+        and not coalesce(reloptions, '{}') @> array['security_invoker=true']"""
+    assert await (await owner.execute(query)).fetchall() == []
 
 
 async def test_the_policy_changes_in_the_platforms_name_alone(days: Days, plane: Plane, owner: Connection) -> None:

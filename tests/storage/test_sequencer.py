@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.conftest import MakeDatabase
-from tests.storage.audit_logs import EVERY_SHARD, Log, an_entry, another_log, key_of, note, open_logs
+from tests.storage.audit_logs import EVERY_SHARD, KEY, KEYS, Log, an_entry, another_log, key_of, open_logs
 
-from jobengine.audit.checkpoint import verify
+from jobengine.audit.checkpoint import NoteError, UnknownSigner, verify
 from jobengine.audit.model import SealedEntry
+from jobengine.audit.signing import LogKeys
 from jobengine.ids import new_id
 from jobengine.storage import sequencer as module
+from jobengine.storage.anchors import Heart
 from jobengine.storage.audit import PostgresAudit
+from jobengine.storage.audit_check import check_log
 
 WRITERS, LOGS, EACH = 32, 5, 6
 
@@ -91,19 +95,56 @@ async def test_an_entry_that_commits_late_comes_later(log: Log) -> None:
     await expect_dense(log, [quick, slow])
 
 
+FALL_SILENT = (
+    "update audit_shards set lease_until = clock_timestamp() - interval '1 millisecond' where owner = %(owner)s",
+    "update audit_sequencers set lease_until = clock_timestamp() - interval '1 millisecond' where owner = %(owner)s",
+)
+
+
+async def fall_silent(log: Log, owner: str) -> None:
+    """Let an owner's leases end, as they do three seconds after it was killed."""
+    for statement in FALL_SILENT:
+        await log.sql(statement, owner=owner)
+
+
 async def test_a_silent_owner_loses_its_shards(log: Log) -> None:
-    """Who does not renew its lease is replaced, and learns it when it wakes; nothing is forked meanwhile."""
+    """Who does not renew its lease is replaced, and gets its share again when it wakes; nothing is forked meanwhile."""
     one, two = log.sequencer("one"), log.sequencer("two")
     assert sorted(await one.own()) == list(EVERY_SHARD)
-    assert await two.own() == []
 
-    await log.sql("update audit_shards set lease_until = clock_timestamp() - interval '1 millisecond'")
+    await fall_silent(log, "one")
     assert sorted(await two.own()) == list(EVERY_SHARD)
     assert await one.own() == []
+    await two.own()
+    assert len(await one.own()) == len(EVERY_SHARD) // 2
 
     sealed = await log.record(4)
     assert sum(await asyncio.gather(one.drain(EVERY_SHARD), two.drain(EVERY_SHARD))) == len(sealed)
     await expect_dense(log, sealed)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 7])
+async def test_processes_share_the_shards_and_keep_them(log: Log, processes: int) -> None:
+    """Whoever comes later gets a fair share within two turns, and then nothing moves any more."""
+    sequencers = [log.sequencer(f"process-{number}") for number in range(processes)]
+    shares: list[list[int]] = []
+    for _ in range(3):
+        shares = [sorted(await sequencer.own()) for sequencer in sequencers]
+
+    assert sorted(shard for share in shares for shard in share) == list(EVERY_SHARD)
+    assert max(map(len, shares)) == -(-len(EVERY_SHARD) // processes)
+    assert [sorted(await sequencer.own()) for sequencer in sequencers] == shares
+
+
+async def test_the_shards_of_a_killed_process_are_taken_whole(log: Log) -> None:
+    """In one turn after its leases ended: the share of those who live has grown by then."""
+    one, two = log.sequencer("one"), log.sequencer("two")
+    for _ in range(2):
+        await one.own()
+        await two.own()
+    await fall_silent(log, "one")
+
+    assert sorted(await two.own()) == list(EVERY_SHARD)
 
 
 async def test_an_owner_that_leaves_is_replaced_at_once(log: Log) -> None:
@@ -158,9 +199,40 @@ async def test_a_poisoned_log_stops_no_other(log: Log, poison: str) -> None:
 
     assert await sequencer.drain(EVERY_SHARD) == 2 * len(others)
     await others[0].record()
-    assert await sequencer.drain(EVERY_SHARD) == 1
+    await sequencer.drain(EVERY_SHARD)
+    assert (await others[0].head()).size == 3
     assert (await log.head()).size == 2
     assert len(await log.sql("select 1 from audit_intake where tenant_id = %(log)s")) >= 2
+
+
+async def test_a_log_that_cannot_go_on_is_told_of_once(log: Log) -> None:
+    """In the platform's log, by its origin, and in the verdict on the log; it is not the sequencer that is behind."""
+    await log.grow(2)
+    await log.record()
+    await log.sql("update audit_logs set frontier = '{}' where tenant_id = %(log)s")
+    for owner in ("one", "one", "two"):
+        await log.sequencer(owner).drain(EVERY_SHARD)
+
+    head = await log.head()
+    [told] = await log.sql("select leaf, actor_id, resource_id from audit_entries where action = 'log.stuck'")
+    assert (told["actor_id"], told["resource_id"]) == ("sequencer", head.origin)
+    assert head.stuck_because
+    assert head.stuck_because in told["leaf"].decode()
+    assert not (await log.check()).ok
+    assert await lag(log) == 0
+    assert await stuck(log) == 1
+
+
+async def test_a_log_with_a_poisoned_queue_does_not_verify(log: Log) -> None:
+    """What is stored is whole, and yet the next entry can never get its place: that is told as such."""
+    await log.grow(2)
+    await log.record()
+    await log.sql(POISONS["entry twice"])
+    await log.sequencer().drain(EVERY_SHARD)
+
+    verdict = await log.check()
+    assert (verdict.ok, verdict.first_bad) == (False, 2)
+    assert "cannot go on" in str(verdict.problem)
 
 
 async def test_a_poisoned_log_goes_on_once_it_is_healed(log: Log) -> None:
@@ -174,8 +246,9 @@ async def test_a_poisoned_log_goes_on_once_it_is_healed(log: Log) -> None:
     tree = (await log.sql("select hash from audit_nodes where tenant_id = %(log)s"))[0]["hash"]
     await log.sql("update audit_logs set frontier = array[%(tree)s::bytea] where tenant_id = %(log)s", tree=tree)
 
-    assert await sequencer.drain(EVERY_SHARD) == 2
+    await sequencer.drain(EVERY_SHARD)
     await expect_dense(log, sealed)
+    assert await stuck(log) == 0
 
 
 async def test_a_flood_leaves_room_for_other_logs(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,40 +284,95 @@ async def test_many_logs_move_in_one_round(log: Log) -> None:
     assert {(await item.head()).size for item in logs} == {1}
 
 
-async def lag(log: Log) -> tuple[float, int]:
+async def lag(log: Log) -> float:
     async with log.database.system() as tx:
-        row = await tx.one("system_sequencer_lag")
-    return row["seconds"], row["waiting"]
+        return (await tx.one("system_sequencer_lag"))["seconds"]
+
+
+async def stuck(log: Log) -> int:
+    async with log.database.system() as tx:
+        return (await tx.one("system_count_waiting"))["stuck"]
 
 
 async def test_a_log_that_slept_is_not_behind(log: Log) -> None:
     """What counts is how long an entry waits while its log stands still, not how long the log had nothing to do."""
     await log.grow(1)
     await log.sql("update audit_logs set advanced_at = clock_timestamp() - interval '1 day'")
-    assert await lag(log) == (0, 0)
+    assert await lag(log) == 0
 
     await log.record()
-    seconds, waiting = await lag(log)
-    assert waiting == 1
-    assert 0 <= seconds < 5
+    assert 0 <= await lag(log) < 3_600
 
 
 async def test_a_log_that_stands_still_is_behind(log: Log) -> None:
-    """An entry that has waited for an hour is an hour's lag."""
-    await log.record()
+    """An entry that has waited for an hour is an hour's lag, whatever the clock of the server that made it says."""
+    await another_log(log)
+    await log.record(2)
     await log.sql("update audit_logs set advanced_at = clock_timestamp() - interval '1 day'")
-    old = "019b0000-0000-7000-8000-000000000000"
-    await log.sql("update audit_intake set entry_id = %(old)s where tenant_id = %(log)s", old=old)
+    await log.sql("update audit_intake set queued_at = clock_timestamp() - interval '1 hour 1 minute'")
 
-    seconds, _ = await lag(log)
-    assert seconds > 3_600
+    assert await lag(log) > 3_600
 
 
-async def test_a_head_is_signed_by_the_key_that_signs_now(log: Log) -> None:
+async def test_a_head_that_another_key_signed_is_not_continued(log: Log) -> None:
     """A sequencer with another key does not continue a log: its key is wrong, or the head is."""
     await log.grow(1)
     await log.record()
-    stranger = module.Sequencer(log.database, "three", lambda checkpoint: note(checkpoint) + "— x AAAAAAA=\n")
+    keys = LogKeys({"other": Ed25519PrivateKey.generate()}, "other")
+    stranger = module.Sequencer(log.database, "three", lambda: keys)
 
-    assert await stranger.drain(EVERY_SHARD) == 0
-    assert await log.sequencer().drain(EVERY_SHARD) == 1
+    await stranger.drain(EVERY_SHARD)
+    assert (await log.head()).size == 1
+    await log.sequencer().drain(EVERY_SHARD)
+    assert (await log.head()).size == 2
+
+
+async def test_a_log_goes_on_under_the_next_key(log: Log) -> None:
+    """Its old checkpoints verify with the old key, its new ones with the new, and the whole is one log."""
+    await log.grow(3)
+    before = await log.head()
+    keys = LogKeys({"test": KEY, "next": Ed25519PrivateKey.generate()}, "next")
+    await log.record(2)
+    await module.Sequencer(log.database, "one", lambda: keys).drain(EVERY_SHARD)
+
+    after = await log.head()
+    assert verify(before.checkpoint, keys.verifier_key(before.origin, "test")).size == 3
+    assert verify(after.checkpoint, keys.verifier_key(after.origin)).size == 5
+    with pytest.raises(UnknownSigner):
+        verify(after.checkpoint, keys.verifier_key(after.origin, "test"))
+    assert (await check_log(log.database, log.tenant_id, keys)).ok
+
+
+async def test_a_quiet_log_is_put_under_the_next_key(log: Log) -> None:
+    """Its head stays what it is, and whoever knows the newest key alone can verify it; a forged head is left alone."""
+    forged = await another_log(log)
+    for item in (log, forged):
+        await item.grow(2)
+    await forged.sql("update audit_logs set checkpoint = replace(checkpoint, '2', '3') where tenant_id = %(log)s")
+    keys = LogKeys({"test": KEY, "next": Ed25519PrivateKey.generate()}, "next")
+    await module.Sequencer(log.database, "one", lambda: keys).sign_anew(EVERY_SHARD)
+
+    head = await log.head()
+    assert verify(head.checkpoint, keys.verifier_key(head.origin)).size == 2
+    with pytest.raises(NoteError):
+        keys.read((await forged.head()).checkpoint)
+
+
+async def test_a_log_that_was_set_back_is_not_continued(log: Log) -> None:
+    """An older signed head, with a tree cut to it, is no place to go on from once the newer one was anchored."""
+    await log.grow(2)
+    [old] = await log.sql("select size, frontier, root_hash, checkpoint from audit_logs where tenant_id = %(log)s")
+    await log.grow(3)
+    assert await Heart(log.database, "one", lambda: KEYS).anchor() == 1
+    await log.sql("delete from audit_tree where tenant_id = %(log)s and sequence >= 2")
+    await log.sql(
+        """update audit_logs set size = %(size)s, frontier = %(frontier)s, root_hash = %(root_hash)s,
+        checkpoint = %(checkpoint)s where tenant_id = %(log)s""",
+        **old,
+    )
+    await log.record()
+    await log.sequencer().drain(EVERY_SHARD)
+
+    assert (await log.head()).size == 2
+    assert "set back" in str((await log.head()).stuck_because)
+    assert not (await log.check()).ok

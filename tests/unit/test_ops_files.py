@@ -27,7 +27,7 @@ PARTS = re.compile(r"_(total|bucket|sum|count)\Z")
 
 def exported() -> set[str]:
     """Return every metric by its name as Prometheus sees it."""
-    metrics = (*REGISTRY.collect(), *_found(Work({}, 0, 0.0, 0, 0)))
+    metrics = (*REGISTRY.collect(), *_found(Work({}, 0, 0.0, 0, 0, 0)))
     ours = (metric for metric in metrics if metric.name.startswith("jobengine_"))
     return {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in ours}
 

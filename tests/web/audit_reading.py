@@ -9,7 +9,7 @@ from jobengine.storage.sequencer import Sequencer
 
 async def settle(api: Api, owner: Connection, tenant_id: str | None = None) -> None:
     """Let everything that was recorded in a log get its place: by the standing sequencer, or by us."""
-    sequencer = Sequencer(api.plane.database, "test", api.plane.sign_checkpoint)
+    sequencer = Sequencer(api.plane.database, "test", api.plane.log_keys)
     waiting = "select 1 from audit_intake where tenant_id = %(log)s limit 1"
     while await (await owner.execute(waiting, {"log": tenant_id or api.tenant_id})).fetchone():
         await sequencer.drain(range(64))

@@ -1,17 +1,21 @@
 """Contract section 1: whether the process is up, and whether it can serve."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import psycopg
 import pytest
 from tests.conftest import MakeDatabase
-from tests.factories import BASE_URL, expect_problem
+from tests.factories import BASE_URL, expect_problem, new_tenant
+from tests.storage.audit_logs import an_entry
 
 from jobengine.bootstrap import Plane, background, open_plane
 from jobengine.settings import Settings
+from jobengine.storage.audit import PostgresAudit, read_head
 from jobengine.web.app import make_app
 
 
@@ -47,6 +51,39 @@ async def test_a_process_without_a_sequencer_is_up_and_not_ready(own: Plane, cal
     async with background(own):
         assert (await caller.get("/readyz")).status_code == 200
         assert (await caller.get("/healthz")).status_code == 200
+
+
+async def test_one_damaged_log_does_not_make_the_service_unready(own: Plane, caller: httpx2.AsyncClient) -> None:
+    """Its entries wait for ever, which is told of it alone: everybody else is served and sequenced."""
+    damaged, sound = await new_tenant(own), await new_tenant(own)
+    await run(own, "update jobengine.audit_logs set size = 1, checkpoint = 'x' where tenant_id = '" + damaged + "'")
+    long_ago = "clock_timestamp() - interval '1 hour'"
+    async with background(own):
+        for tenant_id in (damaged, sound):
+            async with own.database.transaction(tenant_id) as tx:
+                await PostgresAudit(tx).record(an_entry(tenant_id))
+        await run(own, f"update jobengine.audit_intake set queued_at = {long_ago} where tenant_id = '{damaged}'")
+        await run(own, f"update jobengine.audit_logs set advanced_at = {long_ago} where tenant_id = '{damaged}'")
+        await until(partial(is_placed, own, sound))
+        await until(partial(is_ready, caller))
+        shown = (await caller.get("/metrics")).text
+        assert "jobengine_audit_logs_stuck 1.0" in shown
+
+
+async def is_placed(plane: Plane, tenant_id: str) -> bool:
+    async with plane.database.transaction(tenant_id) as tx:
+        return (await read_head(tx)).size == 1
+
+
+async def is_ready(caller: httpx2.AsyncClient) -> bool:
+    return (await caller.get("/readyz")).status_code == 200
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a condition, for a minute at the most."""
+    async with asyncio.timeout(60):
+        while not await holds():  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ class Action(StrEnum):
     LOG_STOPPED = "log.stopped"
     LOG_HEARTBEAT = "log.heartbeat"
     LOG_ANCHORED = "log.anchored"
+    LOG_STUCK = "log.stuck"
 
 
 class Outcome(StrEnum):

@@ -14,10 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from joserfc.jwk import ECKey, OKPKey
 
+from jobengine.audit.signing import LogKeys
 from jobengine.authority.master_key import SealBroken, seal, unseal
 from jobengine.errors import Unavailable
 
 ALGORITHM: Final = "ES256"
+CHECKPOINT_AHEAD: Final = timedelta(seconds=10)
+"""How long before its first checkpoint a key is made, so that every process has read it."""
 LONGEST_TOKEN_LIFE: Final = timedelta(hours=24)
 """No token lives longer; the longest are those bound to one attempt at a batch, which end with its lease."""
 
@@ -141,17 +144,32 @@ def rotate(
 
 @dataclass(frozen=True, slots=True)
 class CheckpointKey:
-    """A key for audit checkpoints; *kid* is its RFC 7638 thumbprint. It is not rotated: the log's name hangs on it."""
+    """A key for audit checkpoints; *kid* is its RFC 7638 thumbprint.
+
+    It signs from *active_from* to *retire_at*, when its successor does; what it signed it verifies for ever.
+    """
 
     kid: str
     private: Ed25519PrivateKey = field(repr=False, compare=False)
     created_at: datetime
+    active_from: datetime
+    retire_at: datetime | None = None
 
 
-def generate_checkpoint_key(now: datetime) -> CheckpointKey:
-    """Return a fresh Ed25519 key."""
+def generate_checkpoint_key(now: datetime, active_from: datetime | None = None) -> CheckpointKey:
+    """Return a fresh Ed25519 key that signs from *active_from* on, or at once."""
     private = Ed25519PrivateKey.generate()
-    return CheckpointKey(OKPKey.import_key(private).thumbprint(), private, now)
+    return CheckpointKey(OKPKey.import_key(private).thumbprint(), private, now, active_from or now)
+
+
+def log_keys(keys: Iterable[CheckpointKey], now: datetime) -> LogKeys:
+    """Return the keys as logs use them at *now*; raises Unavailable where none has begun to sign."""
+    known = sorted(keys, key=lambda key: (key.active_from, key.created_at))
+    begun = [key for key in known if key.active_from <= now]
+    if not begun:
+        raise Unavailable("no key for checkpoints is active")
+    # One that begins in a moment may already have signed, by the clock of another process.
+    return LogKeys({key.kid: key.private for key in known}, begun[-1].kid)
 
 
 def seal_checkpoint_key(key: CheckpointKey, kek: bytes) -> bytes:
@@ -159,7 +177,9 @@ def seal_checkpoint_key(key: CheckpointKey, kek: bytes) -> bytes:
     return seal(kek, key.private.private_bytes_raw(), name=key.kid, purpose=_CHECKPOINT_PURPOSE)
 
 
-def unseal_checkpoint_key(sealed: bytes, kek: bytes, *, kid: str, created_at: datetime) -> CheckpointKey:
+def unseal_checkpoint_key(
+    sealed: bytes, kek: bytes, *, kid: str, created_at: datetime, active_from: datetime, retire_at: datetime | None
+) -> CheckpointKey:
     """Return the stored key; raises SealBroken when it was not sealed by us as *kid*."""
     raw = unseal(kek, sealed, name=kid, purpose=_CHECKPOINT_PURPOSE)
-    return CheckpointKey(kid, Ed25519PrivateKey.from_private_bytes(raw), created_at)
+    return CheckpointKey(kid, Ed25519PrivateKey.from_private_bytes(raw), created_at, active_from, retire_at)

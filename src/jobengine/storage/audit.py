@@ -54,6 +54,7 @@ class LogHead:
     """How far a log has grown, with the signed note that says so; before its first entry the note is empty.
 
     *frontier* is what the next entry is appended to, and *placed* how many places of the tree are really taken.
+    *anchored_size* is how far the platform's log says that this one has grown, in its entry *anchored_in*.
     """
 
     origin: str
@@ -62,6 +63,9 @@ class LogHead:
     checkpoint: str
     frontier: tuple[bytes, ...]
     placed: int
+    anchored_size: int = 0
+    anchored_in: str | None = None
+    stuck_because: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,17 @@ class Page:
 async def read_head(tx: Transaction) -> LogHead:
     """Return the head of the transaction's log; raises NotFound where there is no log."""
     row = await tx.one("audit_head")
-    frontier = tuple(row["frontier"])
-    return LogHead(row["origin"], row["size"], row["root_hash"], row["checkpoint"], frontier, row["placed"])
+    return LogHead(
+        origin=row["origin"],
+        size=row["size"],
+        root_hash=row["root_hash"],
+        checkpoint=row["checkpoint"],
+        frontier=tuple(row["frontier"]),
+        placed=row["placed"],
+        anchored_size=row["anchored_size"],
+        anchored_in=None if row["anchored_in"] is None else str(row["anchored_in"]),
+        stuck_because=row["stuck_because"],
+    )
 
 
 async def list_entries(tx: Transaction, wanted: EntryFilter, *, after: int, most: int) -> list[dict[str, Any]]:

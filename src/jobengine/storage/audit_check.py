@@ -1,28 +1,25 @@
 """Checking a whole log: every entry against its leaf, every leaf against the tree, the tree against its signed head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jobengine.audit.checkpoint import NoteError, VerifierKey, verify
+from jobengine.audit.actions import Action
+from jobengine.audit.anchors import read_anchors
+from jobengine.audit.checkpoint import Checkpoint, NoteError
 from jobengine.audit.merkle import Frontier, Node, leaf_hash, new_nodes
 from jobengine.audit.model import Opening, mismatches, restore
+from jobengine.audit.signing import LogKeys
 from jobengine.clock import format_time
+from jobengine.storage.anchor_check import Damage, check_anchored_logs, check_own_anchor
 from jobengine.storage.audit import PAGE_ENTRIES, LogHead, Page, read_head, read_page
 from jobengine.storage.audit_proofs import read_nodes
 from jobengine.storage.database import Database
 from jobengine.tenancy.model import PLATFORM
 
 _MOST_UNPLACED = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Something that is not as it was sealed, from *place* in the tree on; None where no place can be told."""
-
-    place: int | None
-    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +41,21 @@ class Verdict:
         return self.problem is None
 
 
-async def check_log(database: Database, tenant_id: str, key_of: Callable[[str], VerifierKey]) -> Verdict:
+async def check_log(database: Database, tenant_id: str, keys: LogKeys) -> Verdict:
     """Recompute the whole tree from the stored leaves, in short transactions, and compare it with all that is stored.
 
-    *key_of* gives the verifier key of a log by its origin; raises NotFound where there is no log.
+    A tenant's log is compared with its newest anchor in the platform's log as well, and the platform's log with the
+    logs that are anchored in it. Raises NotFound where there is no log.
     """
     async with database.transaction(tenant_id) as tx:
         head = await read_head(tx)
     reading = _Reading(database, tenant_id)
     await reading.run(head.size)
-    found = [*_check_head(head, reading.tree, key_of), *await _find_lost(database, tenant_id, head)]
+    found = [*_check_head(head, reading.tree, keys), *await _find_lost(database, tenant_id, head)]
+    found += await check_own_anchor(database, tenant_id, head)
+    found += await check_anchored_logs(database, reading.anchors)
+    if head.stuck_because and not (found or reading.bad_entry or reading.bad_node):
+        found.append(Damage(head.size, f"the log cannot go on: {head.stuck_because}"))
     if reading.bad_node:
         # Under a root that was signed the leaves are good: then it is the node itself that was changed.
         found.append(reading.bad_node if found else Damage(None, reading.bad_node.problem))
@@ -71,6 +73,7 @@ class _Reading:
         self.tree = Frontier()
         self.bad_entry: Damage | None = None
         self.bad_node: Damage | None = None
+        self.anchors: dict[str, Checkpoint] = {}
         self._database = database
         self._tenant_id = tenant_id
 
@@ -83,6 +86,7 @@ class _Reading:
                 stored = await read_nodes(tx, list(nodes))
             if not page.rows:  # a size that nobody signed may be anything
                 return
+            self.anchors.update(_anchors(page))
             if not self.bad_entry and not self.bad_node:
                 self._check(page, nodes, stored)
             self.tree = grown
@@ -100,6 +104,16 @@ class _Reading:
             leaves = _leaves(min(wrong))
             problem = f"the node over the entries {leaves.start} to {leaves.stop - 1} is not the one in the tree"
             self.bad_node = Damage(leaves.start, problem)
+
+
+def _anchors(page: Page) -> dict[str, Checkpoint]:
+    """Return the newest anchor of each log on the page, by origin."""
+    found: dict[str, Checkpoint] = {}
+    for row in page.rows:
+        if row["action"] == Action.LOG_ANCHORED and row["leaf"] is not None:
+            with suppress(ValueError):
+                found |= {anchor.origin: anchor for anchor in read_anchors(row["leaf"])}
+    return found
 
 
 def _leaves(node: Node) -> range:
@@ -148,7 +162,7 @@ def _time(text: str) -> str | None:
         return None
 
 
-def _check_head(head: LogHead, tree: Frontier, key_of: Callable[[str], VerifierKey]) -> list[Damage]:
+def _check_head(head: LogHead, tree: Frontier, keys: LogKeys) -> list[Damage]:
     found: list[Damage] = []
     if tree.size < head.size:
         found.append(Damage(tree.size, f"the tree ends at {tree.size}, its head says {head.size}"))
@@ -156,16 +170,16 @@ def _check_head(head: LogHead, tree: Frontier, key_of: Callable[[str], VerifierK
         found.append(Damage(None, "the entries are not those of the head"))
     if head.placed > head.size:
         found.append(Damage(head.size, f"the tree goes on beyond the {head.size} entries of its head"))
-    if not _is_signed(head, key_of):
+    if not _is_signed(head, keys):
         found.append(Damage(None, "the head is not signed by the log's key"))
     return found
 
 
-def _is_signed(head: LogHead, key_of: Callable[[str], VerifierKey]) -> bool:
+def _is_signed(head: LogHead, keys: LogKeys) -> bool:
     if head.size == 0 and not head.checkpoint:
         return True
     try:
-        checkpoint = verify(head.checkpoint, key_of(head.origin))
+        checkpoint = keys.read(head.checkpoint)
     except NoteError:
         return False
     return (checkpoint.origin, checkpoint.size, checkpoint.root) == (head.origin, head.size, head.root_hash)

@@ -73,6 +73,13 @@ async def prove_consistency(tx: Transaction, from_size: int, to_size: int | None
     return ConsistencyProof(from_size, roots[0], to_size, roots[1], hashes, head)
 
 
+async def root_at(tx: Transaction, size: int) -> bytes:
+    """Return the root over the first *size* entries, from the stored nodes; raises JobengineError without them."""
+    nodes = frontier_nodes(size)
+    stored = await _stored(tx, nodes)
+    return Frontier(size, tuple(stored[node] for node in nodes)).root()
+
+
 async def read_tile(tx: Transaction, tile: Tile) -> bytes:
     """Return the bytes of a tile (C2SP tlog-tiles); raises NotFound for one that the tree has not grown to yet."""
     head = await read_head(tx)

@@ -15,6 +15,7 @@ from jobengine.audit.merkle import EMPTY_ROOT
 from jobengine.authority.clients import Client
 from jobengine.authority.entries import summary_entry
 from jobengine.authority.keys import (
+    CHECKPOINT_AHEAD,
     CheckpointKey,
     SigningKey,
     generate_checkpoint_key,
@@ -105,7 +106,33 @@ async def rotate_signing_keys(database: Database, kek: bytes) -> SigningKey:
         return await _rotate(tx, kek)
 
 
-async def start_keys(database: Database, kek: bytes) -> tuple[tuple[SigningKey, ...], CheckpointKey]:
+async def load_checkpoint_keys(tx: Transaction, kek: bytes) -> tuple[CheckpointKey, ...]:
+    """Return the keys of checkpoints, oldest first; raises SealBroken under another master key."""
+    return tuple(
+        unseal_checkpoint_key(
+            row["sealed_private"],
+            kek,
+            kid=row["kid"],
+            created_at=row["created_at"],
+            active_from=row["active_from"],
+            retire_at=row["retire_at"],
+        )
+        for row in await tx.all("system_list_keys", purpose="checkpoint")
+    )
+
+
+async def rotate_checkpoint_key(tx: Transaction, kek: bytes) -> CheckpointKey:
+    """Make the next key of checkpoints, and set when the present one stops signing; return the new key."""
+    await tx.find("system_lock_keys")
+    new = generate_checkpoint_key(tx.now, tx.now + CHECKPOINT_AHEAD)
+    for key in await load_checkpoint_keys(tx, kek):
+        if key.retire_at is None:
+            await tx.run("system_retire_key", kid=key.kid, retire_at=new.active_from)
+    await _add_checkpoint_key(tx, new, kek)
+    return new
+
+
+async def start_keys(database: Database, kek: bytes) -> tuple[tuple[SigningKey, ...], tuple[CheckpointKey, ...]]:
     """Return the keys, making the first ones where there are none."""
     async with database.system() as tx:
         await tx.find("system_lock_keys")
@@ -113,13 +140,9 @@ async def start_keys(database: Database, kek: bytes) -> tuple[tuple[SigningKey, 
         if not any(not key.retired(tx.now) for key in keys):
             await _rotate(tx, kek)
             keys = await load_signing_keys(tx, kek)
-        rows = await tx.all("system_list_keys", purpose="checkpoint")
-        if not rows:
+        if not await tx.find("system_list_keys", purpose="checkpoint"):
             await _add_checkpoint_key(tx, generate_checkpoint_key(tx.now), kek)
-            rows = await tx.all("system_list_keys", purpose="checkpoint")
-        row = rows[-1]
-        checkpoint_key = unseal_checkpoint_key(row["sealed_private"], kek, kid=row["kid"], created_at=row["created_at"])
-    return keys, checkpoint_key
+        return keys, await load_checkpoint_keys(tx, kek)
 
 
 async def _rotate(tx: Transaction, kek: bytes) -> SigningKey:
@@ -150,8 +173,8 @@ async def _add_checkpoint_key(tx: Transaction, key: CheckpointKey, kek: bytes) -
         public_key=Jsonb({"kty": "OKP", "crv": "Ed25519", "x": key.private.public_key().public_bytes_raw().hex()}),
         sealed_private=seal_checkpoint_key(key, kek),
         created_at=key.created_at,
-        active_from=key.created_at,
-        retire_at=None,
+        active_from=key.active_from,
+        retire_at=key.retire_at,
     )
 
 

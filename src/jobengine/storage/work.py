@@ -15,6 +15,7 @@ class Work:
     lag_seconds: float
     waiting_entries: int
     orphan_shards: int
+    stuck_logs: int
 
 
 async def read_work(database: Database) -> Work:
@@ -23,11 +24,13 @@ async def read_work(database: Database) -> Work:
         counted = await tx.all("system_count_backfills")
         running = await tx.one("system_count_running_batches")
         lag = await tx.one("system_sequencer_lag")
+        waiting = await tx.one("system_count_waiting")
         orphans = await tx.one("system_orphan_shards")
     return Work(
         backfills={row["status"]: row["backfills"] for row in counted},
         running_batches=running["running"],
         lag_seconds=lag["seconds"],
-        waiting_entries=lag["waiting"],
+        waiting_entries=waiting["waiting"],
         orphan_shards=orphans["orphans"],
+        stuck_logs=waiting["stuck"],
     )

@@ -241,7 +241,7 @@ async def get_tile(edge: Edge, path: str, log: Log = None) -> Response[bytes]:
 async def verify_audit_log(edge: Edge, log: Log = None) -> VerdictView:
     """Recompute the whole log and compare it with what is stored and signed."""
     edge = _of_log(edge, log)
-    found = await check_log(edge.plane.database, edge.tenant_id, edge.plane.verifier_key)
+    found = await check_log(edge.plane.database, edge.tenant_id, edge.plane.log_keys())
     return VerdictView(found.ok, found.entries, found.root_hash.hex(), found.first_bad, found.problem)
 
 

@@ -106,3 +106,6 @@ def _found(work: Work | None) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "jobengine_sequencer_orphan_shards", "Shards that nobody sequences", value=work.orphan_shards
     )
+    yield GaugeMetricFamily(
+        "jobengine_audit_logs_stuck", "Logs that cannot go on: somebody has changed them", value=work.stuck_logs
+    )

@@ -73,7 +73,9 @@ def test_a_sealed_signing_key_comes_back_whole(key: SigningKey) -> None:
 def test_a_sealed_checkpoint_key_comes_back_whole() -> None:
     """The other algorithm, sealed the same way."""
     key = generate_checkpoint_key(NOW)
-    back = unseal_checkpoint_key(seal_checkpoint_key(key, KEK), KEK, kid=key.kid, created_at=NOW)
+    back = unseal_checkpoint_key(
+        seal_checkpoint_key(key, KEK), KEK, kid=key.kid, created_at=NOW, active_from=NOW, retire_at=None
+    )
 
     assert back == key
     assert isinstance(back.private.public_key(), Ed25519PublicKey)
@@ -87,7 +89,9 @@ def test_a_key_sealed_for_one_purpose_opens_for_no_other(key: SigningKey) -> Non
     times = {"created_at": NOW, "active_from": NOW, "retire_at": None}
 
     with pytest.raises(SealBroken):
-        unseal_checkpoint_key(seal_signing_key(key, KEK), KEK, kid=key.kid, created_at=NOW)
+        unseal_checkpoint_key(
+            seal_signing_key(key, KEK), KEK, kid=key.kid, created_at=NOW, active_from=NOW, retire_at=None
+        )
     with pytest.raises(SealBroken):
         unseal_signing_key(seal_checkpoint_key(checkpoint, KEK), KEK, kid=checkpoint.kid, **times)
     with pytest.raises(SealBroken):

@@ -16,7 +16,7 @@ returning 1;
 
 -- name: audit_head
 -- The head of the log of tenant_id, and how many places of its tree are taken: as many as the head says.
-select origin, size, frontier, root_hash, checkpoint,
+select origin, size, frontier, root_hash, checkpoint, anchored_size, anchored_in, stuck_because,
     (select coalesce(max(sequence) + 1, 0) from audit_tree where tenant_id = %(tenant_id)s) as placed
 from audit_logs where tenant_id = %(tenant_id)s;
 
@@ -70,18 +70,33 @@ select n.level, n.index, n.hash
 from unnest(%(levels)s::smallint[], %(indices)s::bigint[]) as wanted(level, index)
 join audit_nodes n on n.tenant_id = %(tenant_id)s and n.level = wanted.level and n.index = wanted.index;
 
+-- name: system_join_sequencers
+-- Count this process among those that sequence. Its membership ends before its shards do, so that whoever takes them
+-- knows the new shares.
+insert into audit_sequencers (owner, lease_until) values (%(owner)s, clock_timestamp() + interval '2.9 seconds')
+on conflict (owner) do update set lease_until = excluded.lease_until;
+
 -- name: system_own_shards
--- Renew this sequencer's shards and take those whose owner has gone silent, on the database's clock.
+-- Renew this sequencer's shards and take free ones, up to its share, on the database's clock. Shards go by their numbers, so
+-- that the same processes always keep the same ones.
 update audit_shards set owner = %(owner)s, lease_until = clock_timestamp() + interval '3 seconds'
 where shard in (
     select shard from audit_shards where owner = %(owner)s or lease_until < clock_timestamp()
+    order by owner is distinct from %(owner)s, shard
+    limit (select ceil(64.0 / count(*))::bigint from audit_sequencers where lease_until > clock_timestamp())
     for update skip locked
 )
 returning shard;
 
+-- name: system_give_back_shards
+-- Give back what is above this sequencer's share; somebody whose share is not full takes it within a second.
+update audit_shards set owner = null, lease_until = clock_timestamp()
+where owner = %(owner)s and shard <> all(%(kept)s::smallint[]);
+
 -- name: system_leave_shards
 -- Give the shards back at an orderly stop, so that another process need not wait.
-update audit_shards set owner = null, lease_until = '-infinity' where owner = %(owner)s;
+with member as (delete from audit_sequencers where owner = %(owner)s or lease_until < clock_timestamp() - interval '1 hour')
+update audit_shards set owner = null, lease_until = clock_timestamp() where owner = %(owner)s;
 
 -- name: system_waiting_logs
 -- Logs of these shards with entries that wait for their place. It steps from log to log along the primary key, so that
@@ -97,7 +112,8 @@ where l.shard = any(%(shards)s::smallint[]);
 
 -- name: system_lock_heads
 -- The heads of some logs, kept from other sequencers until the transaction ends; logs that another one holds are left out.
-select tenant_id, origin, size, frontier, checkpoint from audit_logs where tenant_id = any(%(logs)s::text[])
+select tenant_id, origin, size, frontier, checkpoint, anchored_size from audit_logs
+where tenant_id = any(%(logs)s::text[])
 for update skip locked;
 
 -- name: system_take_intake
@@ -132,7 +148,7 @@ from unnest(%(logs)s::text[], %(levels)s::smallint[], %(indices)s::bigint[], %(h
 -- name: system_advance_head
 -- Move the head of a log if it is still where this step began; no row means that it is not.
 update audit_logs set size = %(size)s, frontier = %(frontier)s, root_hash = %(root_hash)s, checkpoint = %(checkpoint)s,
-    advanced_at = clock_timestamp()
+    signed_by = %(signed_by)s, advanced_at = clock_timestamp(), stuck_since = null, stuck_because = null
 where tenant_id = %(log)s and size = %(from_size)s
 returning size;
 
@@ -148,17 +164,77 @@ insert into audit_logs (tenant_id, origin, shard, root_hash) values (%(tenant_id
 on conflict do nothing;
 
 -- name: system_sequencer_lag
--- Seconds for which a log has stood still while an entry of it waited, the longest; 0 when nothing waits. An entry waits
--- from the moment that its id, a UUIDv7, begins with: a log that slept for a day is not a day behind.
-select coalesce(greatest(extract(epoch from clock_timestamp() - min(greatest(l.advanced_at, i.queued_at))), 0), 0)
-        ::double precision as seconds,
-    count(i.entry_id) as waiting
-from (
-    select tenant_id, entry_id,
-        to_timestamp(('x' || left(replace(entry_id::text, '-', ''), 12))::bit(48)::bigint / 1000.0) as queued_at
-    from audit_intake
-) i join audit_logs l on l.tenant_id = i.tenant_id;
+-- Seconds for which a log has stood still while an entry of it waited, the longest; 0 when nothing waits. A log that slept
+-- for a day is not a day behind, and one that cannot go on is told of by itself. It steps from log to log, as above.
+with recursive waiting(log, queued_at) as (
+    (select tenant_id, queued_at from audit_intake order by tenant_id, intake_id limit 1)
+    union all
+    select next.tenant_id, next.queued_at from waiting cross join lateral (
+        select tenant_id, queued_at from audit_intake where tenant_id > waiting.log order by tenant_id, intake_id limit 1
+    ) next
+)
+select coalesce(greatest(extract(epoch from clock_timestamp() - min(greatest(l.advanced_at, w.queued_at))), 0), 0)
+    ::double precision as seconds
+from waiting w join audit_logs l on l.tenant_id = w.log where l.stuck_since is null;
+
+-- name: system_count_waiting
+-- Entries without a place, and logs that cannot go on.
+select (select count(*) from audit_intake) as waiting,
+    (select count(*) from audit_logs where stuck_since is not null) as stuck;
 
 -- name: system_orphan_shards
--- Shards that nobody sequences now.
-select count(*) as orphans from audit_shards where lease_until < clock_timestamp();
+-- Shards that nobody has sequenced for longer than another process needs to take them.
+select count(*) as orphans from audit_shards where lease_until < clock_timestamp() - interval '5 seconds';
+
+-- name: system_mark_stuck
+-- Note that a log cannot go on; no row when that was known.
+update audit_logs set stuck_since = clock_timestamp(), stuck_because = %(because)s
+where tenant_id = %(log)s and stuck_since is null
+returning origin;
+
+-- name: system_signed_otherwise
+-- Some logs of these shards whose heads are not signed by the key that signs now.
+select tenant_id from audit_logs
+where shard = any(%(shards)s::smallint[]) and size > 0 and signed_by is distinct from %(signed_by)s and stuck_since is null
+limit %(most)s;
+
+-- name: system_sign_head
+-- Put a head that did not move under the key that signs now.
+update audit_logs set checkpoint = %(checkpoint)s, signed_by = %(signed_by)s
+where tenant_id = %(log)s and size = %(size)s;
+
+-- name: system_take_beat
+-- Take the turn to write a heartbeat, unless somebody had it less than a minute ago.
+update installation set beat_at = clock_timestamp() where singleton in (
+    select singleton from installation where beat_at < clock_timestamp() - interval '58 seconds' for update skip locked
+)
+returning singleton;
+
+-- name: system_changed_logs
+-- Heads of tenants' logs that the platform's log does not hold yet, those that wait longest first.
+select tenant_id, origin, size, frontier, checkpoint, anchored_size from audit_logs
+where size <> anchored_size and stuck_since is null and tenant_id <> %(platform)s
+order by advanced_at limit %(most)s;
+
+-- name: system_note_anchors
+-- Note which entry of the platform's log holds the heads of some logs.
+update audit_logs l set anchored_size = a.size, anchored_in = %(entry_id)s
+from unnest(%(logs)s::text[], %(sizes)s::bigint[]) as a(log, size) where l.tenant_id = a.log;
+
+-- name: system_find_logs
+-- Logs by their origins.
+select tenant_id, origin, size from audit_logs where origin = any(%(origins)s::text[]);
+
+-- name: system_find_nodes
+-- Roots of complete subtrees of several logs.
+select t.tenant_id, 0::smallint as level, t.sequence as index, t.leaf_hash as hash
+from unnest(%(logs)s::text[], %(levels)s::smallint[], %(indices)s::bigint[]) as wanted(log, level, index)
+join audit_tree t on wanted.level = 0 and t.tenant_id = wanted.log and t.sequence = wanted.index
+union all
+select n.tenant_id, n.level, n.index, n.hash
+from unnest(%(logs)s::text[], %(levels)s::smallint[], %(indices)s::bigint[]) as wanted(log, level, index)
+join audit_nodes n on n.tenant_id = wanted.log and n.level = wanted.level and n.index = wanted.index;
+
+-- name: system_count_logs
+-- How many logs there are, and how many of them cannot go on.
+select count(*) as logs, count(stuck_since) as stuck from audit_logs;
