@@ -23,9 +23,9 @@ def read(text: str, start: int) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, start)
         spelled = write(value)
     except (ValueError, OverflowError, RecursionError):
-        raise NotCanonical("not JSON") from None
+        raise NotCanonical("the line is not JSON") from None
     if not text.startswith(spelled, start) or start + len(spelled) != end:
-        raise NotCanonical("not in canonical form")
+        raise NotCanonical("the line is not in canonical form")
     return value, end
 
 

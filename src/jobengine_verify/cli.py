@@ -3,7 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 from jobengine_verify.notes import CannotCheck, Checkpoint, Forged, Key, open_checkpoint, parse_key
 from jobengine_verify.verify import Among, Intact, Missing, Named, Tampered, check_export
@@ -21,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         key = _key(options.key)
         since = _since(options.since, key) if options.since else None
-        with options.export.open("rb") as file:
-            outcome = check_export(file, key, since)
+        with options.export.open("rb") as file, _tiles(options.export, options.tiles) as tiles:
+            outcome = check_export(file, key, since, tiles)
     except (CannotCheck, OSError, ValueError) as error:
         print(_printable(f"CANNOT CHECK: {error}"), file=sys.stderr)
         return CANNOT_CHECK
@@ -40,11 +42,23 @@ def _parser() -> argparse.ArgumentParser:
         "--key", required=True, metavar="VKEY|@FILE", help="the log's verifier key, got from elsewhere than the export"
     )
     parser.add_argument("--since", type=Path, metavar="CHECKPOINT", help="an earlier checkpoint, kept by you")
+    parser.add_argument(
+        "--tiles",
+        type=Path,
+        metavar="FILE",
+        help="the log's leaf hashes, which tell where a tampered export differs; EXPORT.tiles, if there is one",
+    )
     return parser
 
 
 def _key(text: str) -> Key:
     return parse_key((Path(text[1:]).read_text("utf-8") if text.startswith("@") else text).strip())
+
+
+def _tiles(export: Path, given: Path | None) -> AbstractContextManager[BinaryIO | None]:
+    beside = export.with_name(f"{export.name}.tiles")
+    file = given or (beside if beside.is_file() else None)
+    return file.open("rb") if file else nullcontext()
 
 
 def _since(path: Path, key: Key) -> Checkpoint:
@@ -70,7 +84,9 @@ def _intact(outcome: Intact, since: Checkpoint | None) -> list[str]:
     if since:
         lines.append(f"continues the earlier checkpoint of {since.size} entries")
     if outcome.withheld:
-        lines.append(f"texts withheld or erased: {outcome.withheld} (their entries are intact)")
+        lines.append(f"entries withheld: {outcome.withheld}, each of them in its place as its hash alone")
+    if outcome.closed:
+        lines.append(f"texts withheld or erased: {outcome.closed} (their entries are intact)")
     return lines
 
 

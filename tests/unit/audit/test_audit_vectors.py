@@ -26,7 +26,8 @@ from jobengine.audit.model import Actor, AuditEntry, Opening, Resource, commitme
 from jobengine.clock import parse_time
 from jobengine_verify.canonical import write
 from jobengine_verify.notes import open_checkpoint, parse_key
-from jobengine_verify.verify import Among, Intact, Missing, Named, Tampered, Tree, check_export
+from jobengine_verify.tree import Tree
+from jobengine_verify.verify import Among, Intact, Missing, Named, Tampered, check_export
 
 FOLDER = Path(__file__).parents[2] / "vectors"
 Vector = dict[str, Any]
@@ -89,7 +90,7 @@ def test_leaves_grow_to_the_roots_of_the_vector(vector: Vector) -> None:
     hashes, tree = [leaf_hash(bytes.fromhex(leaf)) for leaf in vector["leaves"]], Tree()
     roots = [tree.root().hex()]
     for hashed in hashes:
-        tree.add(hashed)
+        tree.extend([hashed])
         roots.append(tree.root().hex())
 
     assert [hashed.hex() for hashed in hashes] == vector["leaf_hashes"]
