@@ -9,7 +9,7 @@ import pytest
 from tests.backfilling import Crew, Json, days, make_crew
 from tests.factories import Api, Connection
 
-from jobengine.storage.backfill import refill
+from jobengine.storage.course import go_on, lock_row
 from jobengine.storage.database import Transaction
 
 
@@ -183,7 +183,7 @@ async def test_a_checkerboard_is_made_ready_a_few_at_a_time(crew: Crew, owner: C
     for _ in range(2):
         async with crew.api.plane.database.transaction(crew.api.tenant_id) as tx:
             before = await written(tx)
-            await refill(tx, made["backfill_id"])
+            await go_on(tx, [await lock_row(tx, made["backfill_id"])])
             assert await written(tx) - before <= 64
         hand = await crew.claim(40)
         taken += map(minute_of, hand)

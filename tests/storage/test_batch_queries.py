@@ -67,12 +67,13 @@ async def pages(opened: AbstractAsyncContextManager[Transaction], query: str, **
 def asked(made: Json) -> Iterator[tuple[str, dict[str, Any]]]:
     """Return what a claim, a completion, a look and a later request ask."""
     now = "2026-01-01T00:00:00Z"
-    yield "batch_candidates", {"job_types": ["external"], "handler_kind": "external", "now": now}
+    yield "backfill_fairest", {"job_types": ["external"], "handler_kind": "external", "most": 64}
+    yield "batch_candidates", {"backfill_ids": [made["backfill_id"]], "most": 64}
     yield "batch_due_types", {"job_types": ["external"], "handler_kind": "external"}
     yield "batch_overdue", {"now": now, "most": 100}
-    yield "backfill_open", {"backfill_id": made["backfill_id"]}
+    yield "backfill_open", {"backfill_ids": [made["backfill_id"]]}
     yield "backfill_first_ranges", {"backfill_id": made["backfill_id"], "most": 64}
-    yield "backfill_last_ranges", {"backfill_id": made["backfill_id"], "most": 64, "total": 205_120}
+    yield "backfill_last_ranges", {"backfill_id": made["backfill_id"], "most": 64}
     yield "batch_list", {"backfill_id": made["backfill_id"], "after": 50_000, "most": 51}
     yield "backfill_list", {
         **dict.fromkeys(("status", "job_type", "source", "after")), "backfill_id": made["backfill_id"], "most": 1,

@@ -148,7 +148,7 @@ async def test_a_window_of_a_million_partitions_is_taken(crew: Crew) -> None:
 
     assert made["progress"]["batches"]["total"] == 1_000_000
     async with crew.api.plane.database.transaction(crew.api.tenant_id) as tx:
-        ready = await tx.one("backfill_open", backfill_id=made["backfill_id"])
+        ready = await tx.one("backfill_open", backfill_ids=[made["backfill_id"]])
         ranges = await tx.all("backfill_first_ranges", backfill_id=made["backfill_id"], most=100)
     assert ready["pending"] <= 64
     assert len(ranges) == 1

@@ -13,7 +13,6 @@ from jobengine.audit.ports import AuditIntake
 from jobengine.backfill.model import (
     BackfillRequest,
     BackfillStatus,
-    Counts,
     Move,
     Order,
     Reprocess,
@@ -122,14 +121,14 @@ class BackfillManager:
         await self.backfills.add(request, planned.plan, planned.job, self.act.trace_id)
         return request
 
-    async def move(self, backfill_id: str, move: Move) -> Counts:
+    async def move(self, backfill_id: str, move: Move) -> None:
         """Pause, resume, cancel or retry; raises NotFound, `backfill_reason_required`, or Conflict `invalid_state`."""
         family = self._family()
         request = await self.backfills.lock(backfill_id)
         after = request.after(move)
         if move is Move.RETRY_FAILED:
             await self._check_free(request)
-        counts = await self.backfills.move(backfill_id, move)
+        await self.backfills.move(backfill_id, move)
         entry = self.act.entry(
             ACTION_OF_MOVE[move],
             Resource("backfill", backfill_id),
@@ -138,7 +137,6 @@ class BackfillManager:
             after={"status": after.status.value},
         )
         await self.audit.record(entry)
-        return counts
 
     def _family(self) -> Family:
         # orch:operate moves a backfill as well, under the reason of its own that it cannot be had without.

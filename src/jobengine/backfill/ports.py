@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from jobengine.backfill.model import BackfillRequest, Counts, Move, Reprocess
+from jobengine.backfill.model import BackfillRequest, Move, Reprocess
 from jobengine.backfill.planner import Coverage, Plan
 from jobengine.backfill.suppressor import Earlier
 from jobengine.backfill.window import EventTimeWindow
@@ -52,6 +52,6 @@ class BackfillRepository(Protocol):
         """Return the backfill and keep others from moving it; raises NotFound."""
         ...
 
-    async def move(self, backfill_id: str, move: Move) -> Counts:
-        """Carry out an allowed move of a locked backfill on its batches and return what is left."""
+    async def move(self, backfill_id: str, move: Move) -> None:
+        """Carry out an allowed move of a locked backfill on its batches."""
         ...

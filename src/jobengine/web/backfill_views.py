@@ -10,7 +10,8 @@ from jobengine.backfill.suppressor import Duplicate
 from jobengine.backfill.window import EventTimeWindow
 from jobengine.clock import format_time
 from jobengine.errors import NotFound
-from jobengine.storage.backfill import counts_of, params_of, read_backfills, request_of, running_for
+from jobengine.storage.backfill import params_of, read_backfills, request_of, running_for
+from jobengine.storage.course import counts_of
 from jobengine.storage.database import Transaction
 from jobengine.web.edge import known_id
 

@@ -1,1 +1,24 @@
--- The ledger of event keys at scale.
+-- Backfills at scale: who may hand out a batch is decided here alone, and the ledger of event keys stays small and fast.
+
+-- The one place that decides whether a backfill is eligible: it is neither paused nor ended, it runs fewer batches than
+-- its own maximum, and one of its batches is due.
+create view eligible_backfills with (security_invoker = true) as
+select f.tenant_id, f.backfill_id, f.job_type, f.handler_kind, f.run_order, f.lease_seconds, f.dispatched_at,
+    o.running, f.max_active - o.running as room
+from backfills f
+cross join lateral (
+    select count(*) as running from batches r
+    where r.tenant_id = f.tenant_id and r.backfill_id = f.backfill_id and r.status = 'running'
+) o
+where f.status in ('pending', 'running') and (f.max_active is null or o.running < f.max_active)
+    and exists (
+        select from batches b
+        where b.tenant_id = f.tenant_id and b.backfill_id = f.backfill_id and b.status = 'pending'
+            and b.not_before <= clock_timestamp());
+grant select on eligible_backfills to jobengine_app, jobengine_system;
+
+-- The next batch of a backfill, in either order.
+create index batches_next on batches (tenant_id, backfill_id, partition_index) where status = 'pending';
+
+-- The next stretch of a backfill that is to be run, in either order, however many are skipped around it.
+create index backfill_ranges_next on backfill_ranges (tenant_id, backfill_id, first_index) where status = 'pending';
