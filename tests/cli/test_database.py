@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from tests.cli.processes import Service, Shell, serving, wait_until
 
+from jobengine.audit.checkpoint import NoteError, parse_verifier_key, verify
 from jobengine.cli.exits import Exit
 from jobengine.cli.installation import operator
 from jobengine_verify.notes import parse_key
@@ -120,6 +121,44 @@ def test_the_key_of_a_log_is_one_vkey_line(service: Service) -> None:
     assert parse_key(of_tenant.strip())
     assert of_tenant.split("+")[0] != of_platform.split("+")[0]
     assert service.shell.run("audit", "key", "--tenant", "nobody").code == Exit.NOT_FOUND
+
+
+def test_a_rotated_key_of_checkpoints_signs_every_log(new_shell: Callable[[], Shell]) -> None:
+    """Quiet logs too; all keys are shown with their times, and old checkpoints verify with theirs."""
+    shell = new_shell()
+    with serving(shell) as service:
+        tenant = service.new_tenant("Auditor")
+        auditor, of_log = tenant.speaking("Auditor"), ("--tenant", tenant.name)
+        key = auditor.run("audit", "key", *of_log).out.strip()
+        old = read(auditor, service, "checkpoint")
+        rotated = shell.run("key", "rotate", "--checkpoints", "--output", "json").document
+
+        wait_until(lambda: read(auditor, service, "verifier-key").strip() != key)
+        new = read(auditor, service, "verifier-key").strip()
+        wait_until(lambda: is_signed(read(auditor, service, "checkpoint"), new))
+        shown = shell.run("audit", "key", *of_log, "--output", "json").document
+
+    assert is_signed(old, key)
+    assert shown["verifier_key"] == new
+    assert [one["verifier_key"] for one in shown["keys"]] == [key, new]
+    assert shown["keys"][0]["until"] == shown["keys"][1]["active_from"] == rotated["active_from"]
+    assert new in shell.run("audit", "key", *of_log, "--all").out
+
+
+def read(shell: Shell, service: Service, path: str) -> str:
+    """Return a text of the tenant's log."""
+    token = shell.run("token", "--scope", "orch:audit").out.strip()
+    with httpx2.Client(base_url=service.url, trust_env=False) as http:
+        answer = http.get(f"/api/v1/audit/{path}", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def is_signed(note: str, key: str) -> bool:
+    try:
+        return bool(verify(note, parse_verifier_key(key)))
+    except NoteError:
+        return False
 
 
 def test_a_database_that_is_not_there_is_told_in_one_line(offline: Shell) -> None:

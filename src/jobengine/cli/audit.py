@@ -3,14 +3,15 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
 from jobengine.authority.scopes import Scope
 from jobengine.cli.call import TheCall
 from jobengine.cli.exits import CommandFailed, Exit
-from jobengine.cli.show import Columns, cell, print_note, show_list, show_one
+from jobengine.cli.show import Columns, cell, print_note, print_table, show_list, show_one
+from jobengine.clock import format_time
 
 if TYPE_CHECKING:
     from jobengine.cli.installation import Plane
@@ -28,6 +29,9 @@ ENTRIES: Final[Columns] = {
     "TICKET": "ticket",
 }
 
+KEYS: Final[Columns] = {"KEY": "verifier_key", "SIGNS FROM": "active_from", "UNTIL": "until"}
+
+EveryKey = Annotated[bool, Parameter(name="--all")]
 Platform = Annotated[bool, Parameter(help="the platform's own log; needs a governor, and a reason")]
 
 
@@ -106,12 +110,13 @@ def export(file: Path | None = None, /, *, platform: Platform = False, call: The
 
 
 @app.command
-def key(*, tenant: str | None = None, platform: bool = False, call: TheCall) -> None:
+def key(*, tenant: str | None = None, platform: bool = False, all_: EveryKey = False, call: TheCall) -> None:
     """Print the public key that verifies a log, as one C2SP vkey line, from the database itself.
 
     Args:
         tenant: the tenant whose log it is; else JOBENGINE_TENANT.
         platform: the platform's own log.
+        all_: every key that ever signed it, with the time from and to which it did.
         call: the global options.
     """
     from jobengine.cli.installation import PLATFORM, with_plane
@@ -121,13 +126,24 @@ def key(*, tenant: str | None = None, platform: bool = False, call: TheCall) -> 
     if tenant is None:
         raise CommandFailed("name a log: --tenant T, or --platform", Exit.USAGE)
 
-    async def work(plane: "Plane") -> str:
+    async def work(plane: "Plane") -> dict[str, Any]:
         async with plane.database.transaction(tenant) as tx:
-            head = await read_head(tx)
-        return str(plane.verifier_key(head.origin))
+            origin = (await read_head(tx)).origin
+        keys = [
+            {
+                "verifier_key": str(plane.log_keys().verifier_key(origin, one.kid)),
+                "active_from": format_time(one.active_from),
+                "until": one.retire_at and format_time(one.retire_at),
+            }
+            for one in plane.checkpoint_keys
+        ]
+        return {"verifier_key": str(plane.verifier_key(origin)), "keys": keys}
 
-    line = with_plane(call, work)
-    show_one(call, {"verifier_key": line}, line)
+    found = with_plane(call, work)
+    if all_ and not call.as_json:
+        print_table(found["keys"], KEYS)
+    else:
+        show_one(call, found, found["verifier_key"])
 
 
 def scope_of(*, platform: bool) -> Scope:
