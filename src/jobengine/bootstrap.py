@@ -42,6 +42,7 @@ from jobengine.storage.authority import (
 from jobengine.storage.committer import AdmissionCommitter
 from jobengine.storage.database import Database
 from jobengine.storage.embedded import EmbeddedPostgres
+from jobengine.storage.governance_work import GovernanceWork
 from jobengine.storage.migrator import migrate
 from jobengine.storage.sequencer import Sequencer
 from jobengine.tenancy.model import PLATFORM, Principal
@@ -53,6 +54,7 @@ SIGN_ANEW_EVERY = timedelta(seconds=2)
 BEAT_EVERY = timedelta(seconds=2)  # a heartbeat is due once a minute; all processes ask whether it is
 REFRESH_EVERY = timedelta(milliseconds=400)
 COUNT_CONNECTIONS_EVERY = timedelta(seconds=1)
+GOVERN_EVERY = timedelta(milliseconds=500)
 TELL_REFUSALS_EVERY = timedelta(seconds=3)
 PRUNE_EVERY = timedelta(minutes=1)
 BATCH_TOKEN_LIFE = timedelta(hours=23)
@@ -277,6 +279,7 @@ async def background(
         ("sequencer.sign_anew", SIGN_ANEW_EVERY, keeper.sign_anew),
         ("heartbeat", BEAT_EVERY, heart.beat),
         ("refresh", REFRESH_EVERY, plane.refresh),
+        ("governance", GOVERN_EVERY, GovernanceWork(plane.database, plane.name).step),
         ("refusals", TELL_REFUSALS_EVERY, plane.tell_refusals),
         ("connections", COUNT_CONNECTIONS_EVERY, plane.count_connections),
         ("prune", PRUNE_EVERY, plane.prune),

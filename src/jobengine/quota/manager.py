@@ -3,24 +3,28 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 from jobengine.audit.act import Act, Family
 from jobengine.audit.actions import Action, Outcome
 from jobengine.audit.model import Resource
 from jobengine.audit.ports import AuditIntake
-from jobengine.clock import format_time
+from jobengine.clock import format_time, parse_duration
 from jobengine.errors import Conflict, Malformed, NotFound, ValidationFailed, VersionConflict
 from jobengine.ids import new_id
-from jobengine.quota.model import LIMIT_NAMES, Limits, Number, Override, Quota, limits_json
+from jobengine.quota.model import DRAIN_GRACE, LIMIT_NAMES, Limits, Number, Override, Quota, limits_json
 from jobengine.quota.policy import Policy
 from jobengine.quota.ports import QuotaRepository
 from jobengine.quota.rules import (
     Proposal,
     Refused,
+    Rule,
+    WithinAllocation,
     WithinCeilings,
     WithinOverrideDuration,
     WithinRaiseFactor,
     judge,
+    needs_second_person,
 )
 from jobengine.tenancy.model import Purpose
 
@@ -36,30 +40,57 @@ class OverrideSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class Waits:
+    """A raise that needs a second person: *wanted* in the place of *before*. Nothing has changed yet.
+
+    It waits no longer than *expires*; *quota_id* is None for a quota that is to be made.
+    """
+
+    kind: Literal["create", "adjust", "override"]
+    quota_id: str | None
+    job_type: str | None
+    before: Limits | None
+    wanted: Mapping[str, Number]
+    expires: timedelta
+    span: OverrideSpan | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaManager:
     """Every way to change a quota; each method does all of its work in the transaction of *quotas* and *audit*.
 
-    All raise `quota_reason_required` when the token says no valid reason, before anything is looked up.
+    All raise `quota_reason_required` when the token says no valid reason, before anything is looked up. What a second
+    person has *cleared* waits no more, and its words stand in the properties of the entries.
     """
 
     quotas: QuotaRepository
     audit: AuditIntake
     act: Act
+    cleared: Mapping[str, object] | None = None
 
-    async def create(self, job_type: str | None, limits: Limits) -> Quota | Refused:
-        """Limit *job_type* (None: the whole tenant); raises Conflict `quota_exists`."""
+    async def create(self, job_type: str | None, limits: Limits) -> Quota | Refused | Waits:
+        """Limit *job_type* (None: the whole tenant); raises Conflict `quota_exists`.
+
+        It is a raise from the limits of a quota deleted within a day, or else from the default limits.
+        """
         self._require_reason()
         if await self.quotas.has(job_type):
             raise Conflict("there is already a quota for this job type", code="quota_exists")
         policy = await self.quotas.policy()
-        base = await self.quotas.deleted_limits(job_type, self.act.at - DELETED_REMEMBERED)
+        deleted = await self.quotas.deleted_limits(job_type, self.act.at - DELETED_REMEMBERED)
         wanted = {name: limits.value(name) for name in LIMIT_NAMES}
-        if refused := self._judge(policy, Proposal(wanted, base)):
+        most = policy.default_limits.max_active
+        if refused := await self._judge(policy, job_type, most, Proposal(wanted, deleted)):
             await self._refuse(
                 refused, Resource("job_type", job_type or "*"), {"job_type": job_type, "limits": limits.as_json()}
             )
             return refused
-        quota = self._new(job_type, limits)
+        base = deleted or (None if job_type is None else policy.default_limits)
+        if self._waits(policy, Proposal(wanted, base)):
+            return Waits("create", None, job_type, base, wanted, parse_duration(policy.approval_expires))
+        return await self._add(self._new(job_type, limits))
+
+    async def _add(self, quota: Quota) -> Quota:
         entry_id = await self._record(Action.QUOTA_CREATED, quota.quota_id, None, quota)
         quota = replace(quota, last_entry_id=entry_id)
         await self.quotas.add(quota)
@@ -67,11 +98,18 @@ class QuotaManager:
         return quota
 
     async def adjust(
-        self, quota_id: str, changes: Mapping[str, Number], version: int | None, *, emergency: bool = False
-    ) -> Quota | Refused:
+        self,
+        quota_id: str,
+        changes: Mapping[str, Number],
+        version: int | None,
+        *,
+        emergency: bool = False,
+        drain: bool = False,
+    ) -> Quota | Refused | Waits:
         """Change some limits; raises NotFound, or VersionConflict when *version* is not the stored one.
 
-        An *emergency* is audited under its own name and needs a ticket: raises ValidationFailed without one.
+        An *emergency* waits for nobody, is audited under its own name and needs a ticket: raises ValidationFailed
+        without one. With *drain* leases above the limit are soon not renewed any more.
         """
         purpose = self._require_reason()
         if emergency and purpose.ticket is None:
@@ -79,11 +117,55 @@ class QuotaManager:
             raise ValidationFailed(path, message)
         quota = await self._lock(quota_id, version)
         policy = await self.quotas.policy()
-        if refused := self._judge(policy, Proposal(changes, quota.limits)):
+        proposal = Proposal(changes, quota.limits)
+        if refused := await self._judge(policy, quota.job_type, quota.limits.max_active, proposal):
             await self._refuse(refused, Resource("quota", quota_id), {"limits": limits_json(changes)})
             return refused
+        if not emergency and self._waits(policy, proposal):
+            expires = parse_duration(policy.approval_expires)
+            return Waits("adjust", quota_id, quota.job_type, quota.limits, changes, expires)
         action = Action.QUOTA_EMERGENCY if emergency else Action.QUOTA_ADJUSTED
-        return await self._change(action, quota, replace(quota, limits=quota.limits.changed(changes)))
+        drain_after = self.act.at + DRAIN_GRACE if drain else None
+        after = replace(quota, limits=quota.limits.changed(changes), drain_after=drain_after)
+        return await self._change(action, quota, after)
+
+    async def ask(self, job_type: str | None, limits: Mapping[str, Number], until: datetime | None) -> Waits | Refused:
+        """Judge what a tenant asks for itself, without a quota's reason and without changing anything.
+
+        Raises ValidationFailed where nothing would be raised, and where there is nothing to raise.
+        """
+        policy = await self.quotas.policy()
+        quota = await self.quotas.find(job_type)
+        base = quota.limits if quota else policy.default_limits
+        if quota is None and job_type is None:
+            path, message = "job_type", "nothing limits the tenant as a whole"
+            raise ValidationFailed(path, message)
+        if until is not None:
+            if quota is None:
+                path, message = "until", "there is no quota to raise for a while; ask for one without until"
+                raise ValidationFailed(path, message)
+            _check_override(quota, limits, self.act.at, until, self.act.at)
+        elif not any(value > base.value(name) for name, value in limits.items()):
+            path, message = "limits", "a request raises at least one limit"
+            raise ValidationFailed(path, message)
+        lasts = None if until is None else until - self.act.at
+        if refused := await self._judge(policy, job_type, base.max_active, Proposal(limits, base, lasts)):
+            return refused
+        expires = parse_duration(policy.approval_expires)
+        span = None if until is None else OverrideSpan(None, until)
+        kind = "create" if quota is None else "adjust" if until is None else "override"
+        return Waits(kind, quota and quota.quota_id, job_type, base, limits, expires, span)
+
+    async def allocate(self, job_type: str, quota: Quota | None, max_active: int) -> Quota:
+        """Give *quota*, which the caller has locked, its share of a pool; None makes one with the default limits.
+
+        Raise and ceiling were judged on the pool.
+        """
+        share = {"max_active": max_active}
+        if quota is None:
+            policy = await self.quotas.policy()
+            return await self._add(self._new(job_type, policy.default_limits.changed(share)))
+        return await self._change(Action.QUOTA_ADJUSTED, quota, replace(quota, limits=quota.limits.changed(share)))
 
     async def pause(self, quota_id: str, pause_reason: str | None, version: int | None) -> Quota:
         """Deny new work from now on; leases run on and the limits stay."""
@@ -97,27 +179,43 @@ class QuotaManager:
         quota = await self._lock(quota_id, version)
         return await self._change(Action.QUOTA_RESUMED, quota, replace(quota, paused=False, pause_reason=None))
 
-    async def delete(self, quota_id: str, version: int | None) -> None:
+    async def delete(self, quota_id: str, version: int | None) -> Refused | None:
         """Take the quota away; the policy's default limits hold for its job type then."""
         self._require_reason()
         quota = await self._lock(quota_id, version)
+        policy = await self.quotas.policy()
+        then = {"max_active": policy.default_limits.max_active}
+        rules = await self._allocated(quota.job_type, quota.limits.max_active)
+        if isinstance(refused := judge(rules, Proposal(then, None)), Refused):
+            await self._refuse(refused, Resource("quota", quota_id), {"limits": then})
+            return refused
         entry_id = await self._record(Action.QUOTA_DELETED, quota_id, quota, None)
         gone = self._next(quota, "deleted", entry_id)
         await self.quotas.delete(gone)
         await self.quotas.remember(quota, gone, deleted=True)
+        return None
 
     async def add_override(
         self, quota_id: str, limits: Mapping[str, Number], span: OverrideSpan, version: int | None
-    ) -> Override | Refused:
+    ) -> Override | Refused | Waits:
         """Raise some limits for a while; raises ValidationFailed for spans and limits that raise nothing."""
         self._require_reason()
         quota = await self._lock(quota_id, version)
         begins, until = span.starts_at or self.act.at, span.until
         _check_override(quota, limits, begins, until, self.act.at)
         policy = await self.quotas.policy()
-        if refused := self._judge(policy, Proposal(limits, quota.limits, until - begins)):
+        proposal = Proposal(limits, quota.limits, until - begins)
+        if refused := await self._judge(policy, quota.job_type, quota.limits.max_active, proposal):
             await self._refuse(refused, Resource("quota", quota_id), {"limits": limits_json(limits)})
             return refused
+        if self._waits(policy, proposal):
+            expires = parse_duration(policy.approval_expires)
+            return Waits("override", quota_id, quota.job_type, quota.limits, limits, expires, span)
+        return await self._override(quota_id, limits, begins, until)
+
+    async def _override(
+        self, quota_id: str, limits: Mapping[str, Number], begins: datetime, until: datetime
+    ) -> Override:
         override = Override(
             new_id(), quota_id, dict(limits), begins, until, self.act.at, self.act.principal.owner, entry_id=""
         )
@@ -140,14 +238,21 @@ class QuotaManager:
             raise Malformed(message, code="quota_reason_required")
         return purpose
 
-    def _judge(self, policy: Policy, proposal: Proposal) -> Refused | None:
-        rules = (
+    async def _judge(self, policy: Policy, job_type: str | None, most: int, proposal: Proposal) -> Refused | None:
+        rules: list[Rule] = [
             WithinCeilings(policy.ceilings),
             WithinRaiseFactor(policy.max_raise_factor),
             WithinOverrideDuration(policy.override_span),
-        )
+            *await self._allocated(job_type, most),
+        ]
         verdict = judge(rules, proposal)
         return verdict if isinstance(verdict, Refused) else None
+
+    async def _allocated(self, job_type: str | None, most: int) -> list[WithinAllocation]:
+        return [] if await self.quotas.share(job_type) is None else [WithinAllocation(most)]
+
+    def _waits(self, policy: Policy, proposal: Proposal) -> bool:
+        return self.cleared is None and needs_second_person(policy.approval_above, proposal)
 
     async def _lock(self, quota_id: str, version: int | None) -> Quota:
         quota = await self.quotas.lock(quota_id)
@@ -184,6 +289,7 @@ class QuotaManager:
             family=Family.QUOTA,
             before=before and before.as_json(),
             after=after and after.as_json(),
+            properties=self.cleared,
         )
         return (await self.audit.record(entry)).entry.entry_id
 
@@ -197,11 +303,12 @@ class QuotaManager:
             family=Family.QUOTA,
             before=before and _override_json(before),
             after=after and _override_json(after),
+            properties=self.cleared,
         )
         return (await self.audit.record(entry)).entry.entry_id
 
     async def _refuse(self, refused: Refused, resource: Resource, wanted: Mapping[str, object]) -> None:
-        properties = {"code": refused.code, **refused.members}
+        properties = {"code": refused.code, **refused.members, **(self.cleared or {})}
         entry = self.act.entry(
             Action.QUOTA_REFUSED,
             resource,

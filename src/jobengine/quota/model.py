@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from jobengine.clock import format_time
+
 Number = int | Decimal
+
+DRAIN_GRACE = timedelta(seconds=60)
+"""How long after a limit that drains was set leases above it are still renewed."""
 
 LIMIT_NAMES = ("max_active", "max_per_hour", "burst", "refill_per_second")
 
@@ -116,8 +121,23 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class AllocationShare:
+    """A tenant's part in a pool that several tenants share; *capacity* is None where the pool is not bounded."""
+
+    capacity: int | None
+    strategy: str
+    weight: int
+    priority: int
+    reserved: int
+    max_limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
-    """What one job type of a tenant may use; *job_type* None is the tenant as a whole."""
+    """What one job type of a tenant may use; *job_type* None is the tenant as a whole.
+
+    From *drain_after* on leases above the limit are not renewed; with None they run on.
+    """
 
     quota_id: str
     tenant_id: str
@@ -131,15 +151,18 @@ class Quota:
     updated_by: str
     last_action: str
     last_entry_id: str
+    drain_after: datetime | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what an audit entry shows of the quota before and after a change.
 
         The free text of a pause stays out: what is hashed into a leaf can never be erased.
         """
+        drains = {} if self.drain_after is None else {"drain_after": format_time(self.drain_after)}
         return {
             "job_type": self.job_type,
             "limits": self.limits.as_json(),
             "paused": self.paused,
             "version": self.version,
+            **drains,
         }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from jobengine.quota.model import Limits, Override, Quota
+from jobengine.quota.model import AllocationShare, Limits, Override, Quota
 from jobengine.quota.policy import Policy
 
 
@@ -19,12 +19,20 @@ class QuotaRepository(Protocol):
         """Return the quota and keep others from changing it; raises NotFound."""
         ...
 
+    async def find(self, job_type: str | None) -> Quota | None:
+        """Return the quota for *job_type*, locked, None where there is none."""
+        ...
+
     async def has(self, job_type: str | None) -> bool:
         """Tell whether there is a quota for *job_type*; waits for one that is being added."""
         ...
 
     async def deleted_limits(self, job_type: str | None, since: datetime) -> Limits | None:
         """Return the last limits of a quota for *job_type* that was deleted after *since*."""
+        ...
+
+    async def share(self, job_type: str | None) -> AllocationShare | None:
+        """Return the tenant's part in the pool of *job_type*, None where no pool names it."""
         ...
 
     async def add(self, quota: Quota) -> None:

@@ -111,6 +111,35 @@ class WithinOverrideDuration:
         return Refused(self.code, f"an override may last {maximum} s, {asked} s were asked for", members)
 
 
+@dataclass(frozen=True, slots=True)
+class WithinAllocation:
+    """While tenants share a pool, slots are raised by putting the pool into effect and by nothing else.
+
+    >>> WithinAllocation(10).decide(Proposal({"max_active": 11}, None)).code
+    'allocation_exceeded'
+    """
+
+    code: ClassVar[str] = "allocation_exceeded"
+    most: int
+
+    def decide(self, proposal: Proposal) -> Verdict:
+        """Refuse more slots than there are now; lowering and keeping always pass."""
+        wanted = proposal.wanted.get("max_active", 0)
+        if wanted <= self.most:
+            return Granted()
+        return _too_much(self.code, "max_active", self.most, wanted, "what the allocation has given")
+
+
+def needs_second_person(above: Decimal | None, proposal: Proposal) -> bool:
+    """Tell whether a limit is raised to more than *above* times its base; without a base or a factor none is.
+
+    >>> base = Limits(10, 10, 10, Decimal(1))
+    >>> [needs_second_person(Decimal(2), Proposal({"max_active": wanted}, base)) for wanted in (5, 20, 21)]
+    [False, False, True]
+    """
+    return above is not None and isinstance(WithinRaiseFactor(above).decide(proposal), Refused)
+
+
 def judge(rules: Iterable[Rule], proposal: Proposal) -> Verdict:
     """Return the first refusal of *rules*, in their order, or that all of them grant."""
     for rule in rules:

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from jobengine.errors import Conflict, NotFound
-from jobengine.quota.model import LIMIT_NAMES, Limits, Number, Override, Quota, limits_json
+from jobengine.quota.model import LIMIT_NAMES, AllocationShare, Limits, Number, Override, Quota, limits_json
 from jobengine.quota.policy import Policy, policy_of
 from jobengine.storage.database import Transaction
 
@@ -34,6 +34,11 @@ class PostgresQuotas:
             raise NotFound(message)
         return quota_of(row)
 
+    async def find(self, job_type: str | None) -> Quota | None:
+        """Return the quota for *job_type*, locked, None where there is none."""
+        row = await self.tx.find("quota_find_by_job_type", job_type=job_type)
+        return None if row is None else await self.lock(str(row["quota_id"]))
+
     async def has(self, job_type: str | None) -> bool:
         """Tell whether there is a quota for *job_type*."""
         return await self.tx.find("quota_find_by_job_type", job_type=job_type) is not None
@@ -42,6 +47,10 @@ class PostgresQuotas:
         """Return the last limits of a quota for *job_type* that was deleted after *since*."""
         row = await self.tx.find("quota_deleted_limits", job_type=job_type, since=since)
         return None if row is None else limits_of_row(row)
+
+    async def share(self, job_type: str | None) -> AllocationShare | None:
+        """Return the tenant's part in the pool of *job_type*, None where no pool names it."""
+        return None if job_type is None else (await find_shares(self.tx, [job_type])).get(job_type)
 
     async def add(self, quota: Quota) -> None:
         """Store a new quota; raises Conflict `quota_exists` when another came first."""
@@ -99,6 +108,13 @@ class PostgresQuotas:
         return override_of(row)
 
 
+async def find_shares(tx: Transaction, job_types: Sequence[str]) -> dict[str, AllocationShare]:
+    """Return the tenant's parts in the pools of *job_types*, by job type."""
+    names = ("capacity", "strategy", "weight", "priority", "reserved", "max_limit")
+    rows = await tx.all("allocation_shares", job_types=list(job_types)) if job_types else []
+    return {row["job_type"]: AllocationShare(**{name: row[name] for name in names}) for row in rows}
+
+
 async def find_policy(tx: Transaction) -> Policy:
     """Return the platform's policy."""
     row = await tx.one("get_policy")
@@ -147,16 +163,23 @@ def quota_of(row: Mapping[str, Any]) -> Quota:
         updated_by=row["updated_by"],
         last_action=row["last_action"],
         last_entry_id=str(row["last_entry_id"]),
+        drain_after=row["drain_after"],
     )
+
+
+def some_limits_of(document: Mapping[str, Any]) -> dict[str, Number]:
+    """Read some limits from JSON numbers, exactly to the sixth decimal."""
+    return {
+        name: Decimal(str(value)) if name == "refill_per_second" else int(value) for name, value in document.items()
+    }
 
 
 def override_of(row: Mapping[str, Any]) -> Override:
     """Read an override's row."""
-    limits: dict[str, Number] = {name: Decimal(str(value)) for name, value in row["limits"].items()}
     return Override(
         override_id=str(row["override_id"]),
         quota_id=str(row["quota_id"]),
-        limits={name: value if name == "refill_per_second" else int(value) for name, value in limits.items()},
+        limits=some_limits_of(row["limits"]),
         starts_at=row["starts_at"],
         until=row["until"],
         created_at=row["created_at"],
@@ -178,4 +201,5 @@ def _columns(quota: Quota) -> dict[str, Any]:
         "updated_by": quota.updated_by,
         "last_action": quota.last_action,
         "last_entry_id": quota.last_entry_id,
+        "drain_after": quota.drain_after,
     }

@@ -8,9 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from jobengine.quota.admission import TOKEN, WHOLE_TENANT, Account
-from jobengine.quota.model import Limits, Quota, Usage, effective_limits, limits_of
+from jobengine.quota.model import AllocationShare, Limits, Quota, Usage, effective_limits, limits_of
 from jobengine.storage.database import Transaction
-from jobengine.storage.quota import find_policy, overrides_in_force, quota_of
+from jobengine.storage.quota import find_policy, find_shares, overrides_in_force, quota_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class QuotaReading:
     usage: Usage
     reason: str | None
     ticket: str | None
+    share: AllocationShare | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,16 @@ async def read_quotas(
     uses = await _usage(
         tx, {quota.job_type or WHOLE_TENANT: limits for quota, limits in zip(quotas, effective, strict=True)}
     )
+    shares = await find_shares(tx, [quota.job_type for quota in quotas if quota.job_type is not None])
     return [
-        QuotaReading(quota, limits, uses[quota.job_type or WHOLE_TENANT], row["reason"], row["ticket"])
+        QuotaReading(
+            quota,
+            limits,
+            uses[quota.job_type or WHOLE_TENANT],
+            row["reason"],
+            row["ticket"],
+            None if quota.job_type is None else shares.get(quota.job_type),
+        )
         for quota, limits, row in zip(quotas, effective, rows, strict=True)
     ]
 

@@ -140,9 +140,11 @@ class Edge:
     tenant_id: str
     trace_id: str
 
-    async def read(self, work: Callable[[Transaction], Awaitable[object]]) -> Response[Any]:
-        """Answer 200 with what *work* returns."""
-        async with self.plane.database.transaction(self.tenant_id) as tx:
+    async def read(
+        self, work: Callable[[Transaction], Awaitable[object]], *, tenant_id: str | None = None
+    ) -> Response[Any]:
+        """Answer 200 with what *work* returns; *tenant_id* is another one than the caller's: the platform."""
+        async with self.plane.database.transaction(tenant_id or self.tenant_id) as tx:
             found = await work(tx)
         return respond(found if isinstance(found, Answer) else Answer(200, found), self.trace_id)
 

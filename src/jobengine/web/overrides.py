@@ -5,6 +5,7 @@ from litestar import Response, Router, delete, get, post
 
 from jobengine.audit.act import Act
 from jobengine.clock import format_time
+from jobengine.governance.change import QuotaChange
 from jobengine.quota.manager import OverrideSpan
 from jobengine.quota.model import Override, limits_json
 from jobengine.quota.rules import Refused
@@ -13,7 +14,9 @@ from jobengine.storage.quota import override_of
 from jobengine.web.edge import Answer, Edge, Refusal, known_id
 from jobengine.web.limits import SomeLimits, read_some_limits
 from jobengine.web.pages import DEFAULT_SIZE, PageSize, PageToken
-from jobengine.web.quotas import CHANGE, READ, manager, one_quota, refusal
+from jobengine.web.quota_changes import change_manager, waiting
+from jobengine.web.quota_views import refusal
+from jobengine.web.quotas import CHANGE, READ, manager, one_quota
 from jobengine.web.times import read_time
 
 
@@ -54,7 +57,10 @@ async def add_override(edge: Edge, quota_id: str, data: NewOverride) -> Response
     span = OverrideSpan(starts_at, read_time("until", data.until))
 
     async def work(tx: Transaction, act: Act) -> Answer | Refusal:
-        made = await manager(tx, act).add_override(known_id(quota_id, "quota"), limits, span, edge.if_match())
+        known = known_id(quota_id, "quota")
+        made = await change_manager(tx, act).add_override(known, limits, span, edge.if_match())
+        if isinstance(made, QuotaChange):
+            return await waiting(tx, made)
         return refusal(made) if isinstance(made, Refused) else Answer(201, _override_view(made, tx))
 
     return await edge.change(work)

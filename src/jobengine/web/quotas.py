@@ -9,6 +9,7 @@ from litestar import Response, Router, delete, get, patch, post
 from jobengine.audit.act import Act
 from jobengine.clock import format_time
 from jobengine.errors import NotFound
+from jobengine.governance.change import QuotaChange
 from jobengine.quota.manager import QuotaManager
 from jobengine.quota.rules import Refused
 from jobengine.storage.audit import PostgresAudit
@@ -19,6 +20,8 @@ from jobengine.web.edge import Answer, Edge, Refusal, known_id, needs
 from jobengine.web.fields import JobType, Nothing
 from jobengine.web.limits import LimitsIn, LimitsView, SomeLimits, read_limits, read_some_limits, show_limits
 from jobengine.web.pages import DEFAULT_SIZE, JobTypeFilter, PageSize, PageToken
+from jobengine.web.quota_changes import change_manager, waiting
+from jobengine.web.quota_views import QuotaView, quota_view, refusal
 from jobengine.web.times import read_time
 
 READ = needs("orch:read", "orch:quota")
@@ -33,10 +36,13 @@ class NewQuota(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Adjustment(msgspec.Struct, forbid_unknown_fields=True):
-    """A change of some limits; an *emergency* needs a ticket and is audited as one."""
+    """A change of some limits; an *emergency* waits for nobody, needs a ticket and is audited as one.
+
+    Where use is above a lowered limit, `drain` refuses to renew leases after 60 s; `block_new` lets them run on.
+    """
 
     limits: SomeLimits
-    on_excess: Literal["block_new"] = "block_new"
+    on_excess: Literal["block_new", "drain"] = "block_new"
     emergency: bool = False
 
 
@@ -44,44 +50,6 @@ class Pause(msgspec.Struct, forbid_unknown_fields=True):
     """Why a quota is paused, for those who meet it."""
 
     pause_reason: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
-
-
-class UsageView(msgspec.Struct):
-    """What is in use now."""
-
-    active: int
-    active_backfill: int
-    granted_last_hour: int
-    tokens: float
-
-
-class LastChange(msgspec.Struct):
-    """The newest change, with the words of whoever made it."""
-
-    action: str
-    reason: str | None
-    ticket: str | None
-    audit_entry_id: str
-    at: str
-
-
-class QuotaView(msgspec.Struct):
-    """A quota."""
-
-    quota_id: str
-    tenant_id: str
-    job_type: str | None
-    limits: LimitsView
-    effective_limits: LimitsView
-    usage: UsageView
-    allocation: None
-    paused: bool
-    pause_reason: str | None
-    version: int
-    created_at: str
-    updated_at: str
-    updated_by: str
-    last_change: LastChange
 
 
 class QuotaPage(msgspec.Struct):
@@ -137,7 +105,7 @@ async def list_quotas(
         found = await read_quotas(
             tx, job_type=job_type, paused=paused, after=pager.cursor(page_token), most=page_size + 1
         )
-        return pager.page([_quota_view(r) for r in found], page_size, [r.quota.quota_id for r in found])
+        return pager.page([quota_view(r) for r in found], page_size, [r.quota.quota_id for r in found])
 
     return await edge.read(work)
 
@@ -158,9 +126,11 @@ async def create_quota(edge: Edge, data: NewQuota) -> Response[QuotaView]:
     limits = read_limits(data.limits)
 
     async def work(tx: Transaction, act: Act) -> Answer | Refusal:
-        made = await manager(tx, act).create(data.job_type, limits)
+        made = await change_manager(tx, act).create(data.job_type, limits)
         if isinstance(made, Refused):
             return refusal(made)
+        if isinstance(made, QuotaChange):
+            return await waiting(tx, made)
         location = {"Location": f"/api/v1/quotas/{made.quota_id}"}
         return _quota_answer(201, await one_quota(tx, made.quota_id), location)
 
@@ -174,7 +144,11 @@ async def adjust_quota(edge: Edge, quota_id: str, data: Adjustment) -> Response[
 
     async def work(tx: Transaction, act: Act) -> Answer | Refusal:
         known, version = known_id(quota_id, "quota"), edge.if_match()
-        found = await manager(tx, act).adjust(known, changes, version, emergency=data.emergency)
+        found = await change_manager(tx, act).adjust(
+            known, changes, version, emergency=data.emergency, drain=data.on_excess == "drain"
+        )
+        if isinstance(found, QuotaChange):
+            return await waiting(tx, found)
         return refusal(found) if isinstance(found, Refused) else _quota_answer(200, await one_quota(tx, known))
 
     return await edge.change(work)
@@ -184,9 +158,9 @@ async def adjust_quota(edge: Edge, quota_id: str, data: Adjustment) -> Response[
 async def delete_quota(edge: Edge, quota_id: str) -> Response[None]:
     """Take a quota away; the default limits hold then."""
 
-    async def work(tx: Transaction, act: Act) -> Answer:
-        await manager(tx, act).delete(known_id(quota_id, "quota"), edge.if_match())
-        return Answer(204)
+    async def work(tx: Transaction, act: Act) -> Answer | Refusal:
+        refused = await manager(tx, act).delete(known_id(quota_id, "quota"), edge.if_match())
+        return refusal(refused) if refused else Answer(204)
 
     return await edge.change(work)
 
@@ -253,33 +227,7 @@ async def one_quota(tx: Transaction, quota_id: str) -> QuotaReading:
 
 def _quota_answer(status: int, reading: QuotaReading, headers: dict[str, str] | None = None) -> Answer:
     etag = {"ETag": f'"{reading.quota.version}"'}
-    return Answer(status, _quota_view(reading), etag | (headers or {}))
-
-
-def refusal(refused: Refused) -> Refusal:
-    """Return the answer to a refused change."""
-    return Refusal(refused.code, refused.detail, refused.members)
-
-
-def _quota_view(reading: QuotaReading) -> QuotaView:
-    quota, usage = reading.quota, reading.usage
-    updated_at = format_time(quota.updated_at)
-    return QuotaView(
-        quota_id=quota.quota_id,
-        tenant_id=quota.tenant_id,
-        job_type=quota.job_type,
-        limits=show_limits(quota.limits),
-        effective_limits=show_limits(reading.effective),
-        usage=UsageView(usage.active, usage.active_backfill, usage.granted_last_hour, float(round(usage.tokens, 6))),
-        allocation=None,
-        paused=quota.paused,
-        pause_reason=quota.pause_reason,
-        version=quota.version,
-        created_at=format_time(quota.created_at),
-        updated_at=updated_at,
-        updated_by=quota.updated_by,
-        last_change=LastChange(quota.last_action, reading.reason, reading.ticket, quota.last_entry_id, updated_at),
-    )
+    return Answer(status, quota_view(reading), etag | (headers or {}))
 
 
 async def _as_of(tx: Transaction, quota_id: str, moment: datetime) -> AsOf | None:

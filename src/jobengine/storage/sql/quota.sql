@@ -1,7 +1,7 @@
 -- name: quota_lock
 -- The quota of tenant_id, locked until the transaction ends.
 select quota_id, tenant_id, job_type, max_active, max_per_hour, burst, refill_per_second, paused, pause_reason, version,
-    created_at, updated_at, updated_by, last_action, last_entry_id
+    created_at, updated_at, updated_by, last_action, last_entry_id, drain_after
 from quotas where tenant_id = %(tenant_id)s and quota_id = %(quota_id)s and deleted_at is null
 for update;
 
@@ -30,7 +30,7 @@ returning quota_id;
 update quotas set max_active = %(max_active)s, max_per_hour = %(max_per_hour)s, burst = %(burst)s,
     refill_per_second = %(refill_per_second)s, paused = %(paused)s, pause_reason = %(pause_reason)s,
     version = %(version)s, updated_at = %(updated_at)s, updated_by = %(updated_by)s, last_action = %(last_action)s,
-    last_entry_id = %(last_entry_id)s
+    last_entry_id = %(last_entry_id)s, drain_after = %(drain_after)s
 where tenant_id = %(tenant_id)s and quota_id = %(quota_id)s;
 
 -- name: quota_delete
@@ -62,7 +62,7 @@ order by version desc limit 1;
 -- name: quota_list
 -- Quotas of tenant_id in order of their making, after a cursor, with the words of the last change.
 select q.quota_id, q.tenant_id, q.job_type, q.max_active, q.max_per_hour, q.burst, q.refill_per_second, q.paused,
-    q.pause_reason, q.version, q.created_at, q.updated_at, q.updated_by, q.last_action, q.last_entry_id,
+    q.pause_reason, q.version, q.created_at, q.updated_at, q.updated_by, q.last_action, q.last_entry_id, q.drain_after,
     r.text as reason, t.text as ticket
 from quotas q
 left join audit_texts r on r.tenant_id = q.tenant_id and r.entry_id = q.last_entry_id and r.field = 'reason'
