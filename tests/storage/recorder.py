@@ -3,16 +3,20 @@
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from psycopg.rows import DictRow
 from tests.conftest import PassTime
-from tests.factories import LIMITS, ROOMY, Api, make_api
+from tests.factories import INTENTS, LIMITS, ROOMY, Api, make_api
 
+from jobengine.authority.entries import Visit, grant_entry
+from jobengine.authority.grants import Grant
+from jobengine.authority.intent import Intent
 from jobengine.authority.scopes import Scope
 from jobengine.ids import new_id
+from jobengine.storage.audit import PostgresAudit
 from jobengine.storage.authority import revoke
 from jobengine.storage.database import Asked, Transaction
 
@@ -182,12 +186,25 @@ async def _look_around(api: Api) -> None:
     path = f"/quotas/{quotas[0]['quota_id']}"
     now = await api.in_future(minutes=1)
     entry = quotas[0]["last_change"]["audit_entry_id"]
+    granted = await _granted(api)
     paths: Sequence[str] = (
         path, f"{path}/history?at={now}", f"{path}/overrides", "/quotas/summary", "/quotas/drift", "/policy",
         "/admissions", "/backfills", "/audit/entries", f"/audit/entries/{entry}", f"/audit/entries/{entry}/proof",
-        "/audit/verify", "/audit/export", "/audit/checkpoint", "/audit/consistency?from=1&to=2", "/audit/tile/0/000",
+        "/audit/orphans", f"/audit/trace/{granted}", "/audit/verify", "/audit/export", "/audit/checkpoint",
+        "/audit/consistency?from=1&to=2", "/audit/tile/0/000",
     )  # fmt: skip
     for one in paths:
         await api.get(one)
     for backfill in (await api.get("/backfills")).json()["items"]:
         await api.get(f"/backfills/{backfill['backfill_id']}/batches")
+
+
+async def _granted(api: Api) -> str:
+    """Record a grant of an hour ago, and return the token's id."""
+    visit, token_id = Visit("token", "192.0.2.1", "0" * 32), new_id()
+    scopes, claims = (Scope.QUOTA,), Intent(INTENTS)
+    grant = Grant("jec_test", "ops", api.tenant_id, scopes, (), claims, timedelta(seconds=300))
+    async with api.plane.database.transaction(api.tenant_id) as tx:
+        entry = grant_entry(grant, visit, token_id, tx.now - timedelta(hours=1))
+        await PostgresAudit(tx).record(entry)
+    return token_id

@@ -40,6 +40,7 @@ SYSTEM_QUERIES = {
     "system_find_logs",
     "system_find_nodes",
     "system_find_role",
+    "system_find_tokens",
     "system_fix_issuer",
     "system_give_back_shards",
     "system_has_tenant",

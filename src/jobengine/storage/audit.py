@@ -109,6 +109,11 @@ async def list_entries(tx: Transaction, wanted: EntryFilter, *, after: int, most
         after=after,
         most=most,
     )
+    return await view_rows(tx, rows)
+
+
+async def view_rows(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the public view of stored entries, their texts put back."""
     page = await _page(tx, rows)
     return [_view(tx, row, page.openings_of(row)) for row in rows]
 

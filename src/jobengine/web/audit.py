@@ -142,7 +142,7 @@ async def list_audit_entries(  # noqa: PLR0917 - query parameters, always by nam
     page_token: PageToken = None,
 ) -> Response[EntryPage]:
     """List entries, oldest first; since is inclusive, until is not."""
-    edge = _of_log(edge, log)
+    edge = of_log(edge, log)
     wanted = EntryFilter(
         action=action and action.value,
         resource_type=resource_type,
@@ -168,7 +168,7 @@ async def get_audit_entry(edge: Edge, entry_id: str, log: Log = None) -> Respons
     async def work(tx: Transaction) -> object:
         return await get_entry(tx, known_id(entry_id, "audit entry"))
 
-    return await _of_log(edge, log).read(work)
+    return await of_log(edge, log).read(work)
 
 
 @get("/audit/entries/{entry_id:str}/proof", opt=AUDIT)
@@ -181,7 +181,7 @@ async def prove_audit_entry(edge: Edge, entry_id: str, log: Log = None) -> Respo
         hashes = [hashed.hex() for hashed in proof.hashes]
         return InclusionView(proof.leaf_index, head.size, head.root_hash.hex(), hashes, head.checkpoint)
 
-    return await _of_log(edge, log).read(work)
+    return await of_log(edge, log).read(work)
 
 
 @get("/audit/consistency", opt=AUDIT)
@@ -192,7 +192,7 @@ async def prove_audit_consistency(
     log: Log = None,
 ) -> Response[ConsistencyView]:
     """Prove that the log only grew between two checkpoints."""
-    edge = _of_log(edge, log)
+    edge = of_log(edge, log)
     if from_ is None or not _SIZE.fullmatch(from_):
         raise ValidationFailed("from", "must be the size of an earlier checkpoint")
     from_size = int(from_)
@@ -214,14 +214,14 @@ async def prove_audit_consistency(
 @get("/audit/checkpoint", opt=AUDIT, media_type=MediaType.TEXT)
 async def get_checkpoint(edge: Edge, log: Log = None) -> Response[str]:
     """Show the log's signed head, a C2SP checkpoint."""
-    edge = _of_log(edge, log)
+    edge = of_log(edge, log)
     return Response(_note(edge, await _head(edge)), media_type=TEXT)
 
 
 @get("/audit/verifier-key", opt=AUDIT, media_type=MediaType.TEXT)
 async def get_verifier_key(edge: Edge, log: Log = None) -> Response[str]:
     """Show the key that verifies the log's checkpoints, one C2SP vkey line."""
-    edge = _of_log(edge, log)
+    edge = of_log(edge, log)
     head = await _head(edge)
     return Response(f"{edge.plane.verifier_key(head.origin)}\n", media_type=TEXT)
 
@@ -230,7 +230,7 @@ async def get_verifier_key(edge: Edge, log: Log = None) -> Response[str]:
 async def get_tile(edge: Edge, path: str, log: Log = None) -> Response[bytes]:
     """Show a tile of the tree (C2SP tlog-tiles); a full one never changes."""
     tile = _tile(path.removeprefix("/"))
-    edge = _of_log(edge, log)
+    edge = of_log(edge, log)
     async with edge.plane.database.transaction(edge.tenant_id) as tx:
         content = await read_tile(tx, tile)
     headers = {"Cache-Control": FOR_EVER if tile.width == TILE_WIDTH else "no-cache"}
@@ -240,7 +240,7 @@ async def get_tile(edge: Edge, path: str, log: Log = None) -> Response[bytes]:
 @get("/audit/verify", opt=AUDIT)
 async def verify_audit_log(edge: Edge, log: Log = None) -> VerdictView:
     """Recompute the whole log and compare it with what is stored and signed."""
-    edge = _of_log(edge, log)
+    edge = of_log(edge, log)
     found = await check_log(edge.plane.database, edge.tenant_id, edge.plane.log_keys())
     return VerdictView(found.ok, found.entries, found.root_hash.hex(), found.first_bad, found.problem)
 
@@ -248,7 +248,7 @@ async def verify_audit_log(edge: Edge, log: Log = None) -> VerdictView:
 @get("/audit/export", opt=AUDIT, media_type=NDJSON)
 async def export_audit_log(edge: Edge, log: Log = None) -> Stream:
     """Export the log as it is now, for `jobengine-verify`; that it was exported is recorded first."""
-    edge = _of_log(edge, log)
+    edge = of_log(edge, log)
     head = await _record_export(edge)
     name = f"audit-{edge.tenant_id.removeprefix('_')}.ndjson"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
@@ -283,7 +283,7 @@ async def _record_export(edge: Edge) -> LogHead:
         return head
 
 
-def _of_log(edge: Edge, log: Literal["platform"] | None) -> Edge:
+def of_log(edge: Edge, log: Literal["platform"] | None) -> Edge:
     """Return the edge of the log that is asked for; raises InsufficientScope."""
     if log is None:
         return edge

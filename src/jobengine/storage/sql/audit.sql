@@ -238,3 +238,58 @@ join audit_nodes n on n.tenant_id = wanted.log and n.level = wanted.level and n.
 -- name: system_count_logs
 -- How many logs there are, and how many of them cannot go on.
 select count(*) as logs, count(stuck_since) as stuck from audit_logs;
+
+-- name: audit_of_token
+-- What was done under a token in tenant_id, in its order, placed or not.
+select t.sequence, t.leaf_hash as tree_hash, e.entry_id, e.leaf from audit_entries e
+left join audit_tree t on t.tenant_id = e.tenant_id and t.entry_id = e.entry_id
+where e.tenant_id = %(tenant_id)s and e.token_id = %(token_id)s and e.entry_id > %(after)s
+order by e.entry_id limit %(most)s;
+
+-- name: audit_about_token
+-- The grant of a token in tenant_id, and how many acts under it ended how.
+select (array_agg(entry_id) filter (where action = %(grant)s))[1] as granted_in,
+    count(*) filter (where action <> %(grant)s and outcome = 'success') as done,
+    count(*) filter (where outcome = 'refused') as refused,
+    count(*) filter (where outcome = 'failure') as failed
+from audit_entries where tenant_id = %(tenant_id)s and token_id = %(token_id)s
+having count(*) > 0;
+
+-- name: audit_granted
+-- Some grants of tenant_id in their order, up to a moment: whether each was bound to a reason, may act in other tenants, and
+-- whether anything was done under it here. What a leaf says of its own reason no text in it can look like.
+select g.entry_id, g.token_id, position('"reason":{'::bytea in g.leaf) > 0 as privileged,
+    position('orch:govern'::bytea in g.leaf) > 0 as governs,
+    exists (
+        select from audit_entries u where u.tenant_id = %(tenant_id)s and u.token_id = g.token_id
+            and u.action <> all(%(no_use)s::text[])
+    ) as used
+from audit_entries g
+where g.tenant_id = %(tenant_id)s and g.action = %(grant)s and g.entry_id > %(after)s and g.occurred_at < %(before)s
+order by g.entry_id limit %(most)s;
+
+-- name: audit_acted
+-- Some acts of tenant_id under tokens, in their order, and whether the token was granted here.
+select a.entry_id, a.token_id,
+    exists (
+        select from audit_entries g
+        where g.tenant_id = %(tenant_id)s and g.token_id = a.token_id and g.action = %(grant)s
+    ) as granted
+from audit_entries a
+where a.tenant_id = %(tenant_id)s and a.token_id is not null and a.entry_id > %(after)s and a.action <> all(%(no_use)s::text[])
+order by a.entry_id limit %(most)s;
+
+-- name: audit_get_some
+-- Some entries of tenant_id, placed or not, in their order.
+select t.sequence, t.leaf_hash as tree_hash, e.entry_id, e.leaf from audit_entries e
+left join audit_tree t on t.tenant_id = e.tenant_id and t.entry_id = e.entry_id
+where e.tenant_id = %(tenant_id)s and e.entry_id = any(%(entry_ids)s::uuid[])
+order by e.entry_id;
+
+-- name: system_find_tokens
+-- In whichever tenants: tokens that were granted, and tokens under which something was done. Only a governor's reach so far.
+select distinct e.token_id, e.action = %(grant)s as granted
+from (select tenant_id from audit_logs) t cross join lateral (
+    select token_id, action from audit_entries
+    where tenant_id = t.tenant_id and token_id = any(%(tokens)s::text[]) and action <> all(%(ignored)s::text[])
+) e;
