@@ -15,7 +15,7 @@ from jobengine import __version__
 from jobengine.authority.scopes import Scope, requirement
 from jobengine.cli.call import DEFAULT_URL, Call
 from jobengine.cli.exits import CommandFailed, Exit
-from jobengine.tenancy.model import Family
+from jobengine.tenancy.model import COVERED_BY_GOVERN, GOVERN, Family
 
 TIMEOUT_SECONDS: Final = 60.0
 RENEW_BEFORE_SECONDS: Final = 30.0
@@ -89,7 +89,8 @@ class Api:
                 hint="make a client (jobengine client create NAME --tenant T --role R) and export what it prints",
             )
         form = {"grant_type": "client_credentials", "scope": scope, **self._intent(scope)}
-        if tenant := self.call.setting("TENANT"):
+        # A governor's token is of its own tenant; the one that it acts in is named by a header.
+        if (tenant := self.call.setting("TENANT")) and not self.call.govern:
             form["tenant"] = tenant
         with _reached(self.call.url):
             response = self.http.post("/oauth2/token", data=form, auth=(client_id, secret))
@@ -118,12 +119,15 @@ class Api:
         return {name: text for name, text in said.items() if text is not None}
 
     def _headers(self, scope: str) -> dict[str, str]:
+        if self.call.govern and scope in COVERED_BY_GOVERN:
+            scope = GOVERN
         token, until = self._tokens.get(scope, ("", 0.0))
         if monotonic() >= until:
             answer = self.token(scope)
             token = answer["access_token"]
             self._tokens[scope] = token, monotonic() + answer["expires_in"] - RENEW_BEFORE_SECONDS
-        return {"Authorization": f"Bearer {token}"}
+        tenant = self.call.setting("TENANT") if self.call.govern else None
+        return {"Authorization": f"Bearer {token}"} | ({"X-StellaOps-Tenant": tenant} if tenant else {})
 
 
 @contextmanager

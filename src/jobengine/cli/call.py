@@ -26,6 +26,7 @@ class Call:
     reason: str | None = None
     ticket: str | None = None
     environ: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    govern: bool = False
 
     @property
     def as_json(self) -> bool:

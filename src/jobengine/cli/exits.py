@@ -45,6 +45,7 @@ EXIT_OF_CODE: Final[Mapping[str, Exit]] = {
     "temporarily_unavailable": Exit.RETRY_LATER,
     "overloaded": Exit.RETRY_LATER,
     "lost_race": Exit.RETRY_LATER,
+    "same_person": Exit.REFUSED,
 }
 
 HINTS: Final[Mapping[str, str]] = {
@@ -59,6 +60,11 @@ HINTS: Final[Mapping[str, str]] = {
     "quota_exists": "change it instead: jobengine quota set JOB_TYPE …",
     "policy_maximum_exceeded": "ask for no more than the maximum, or have a governor raise the ceiling",
     "policy_raise_too_large": "raise it in smaller steps, or have a governor change max_raise_factor",
+    "allocation_exceeded": "have a governor change and apply the allocation: jobengine allocation set JOB_TYPE …",
+    "allocation_impossible": "lower what is reserved, or raise the capacity",
+    "same_person": "ask another owner to decide",
+    "change_expired": "ask again",
+    "change_outdated": "reject it (jobengine change reject), and ask again from the limits of now",
     "duplicate_backfill": "ask for the uncovered windows, or repeat finished work with --reprocess all",
     "window_in_future": "end the window at a time that has passed",
     "too_many_partitions": "take a longer --partition or a shorter window",

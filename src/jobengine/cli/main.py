@@ -17,11 +17,14 @@ from jobengine.errors import JobengineError
 # Name → where it is and what it does; a module is imported when its command is called.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("jobengine.cli.serve:app", "Serve the API, with a database of its own unless JOBENGINE_DATABASE_URL."),
+    "worker": ("jobengine.cli.worker:app", "Run batches beside the server, without a database."),
     "migrate": ("jobengine.cli.migrate:app", "Bring the database to the schema of this release."),
     "client": ("jobengine.cli.clients:app", "Make, list and disable clients, on the database itself."),
     "key": ("jobengine.cli.keys:app", "Look after the keys that sign access tokens, on the database itself."),
     "token": ("jobengine.cli.token:app", "Get an access token."),
     "quota": ("jobengine.cli.quotas:app", "See and change quotas."),
+    "change": ("jobengine.cli.changes:app", "Decide on changes of quotas that wait for a second person."),
+    "allocation": ("jobengine.cli.allocations:app", "Share slots of the platform between tenants."),
     "policy": ("jobengine.cli.policy:app", "See and change the platform's policy."),
     "backfill": ("jobengine.cli.backfills:app", "Run the past again, and watch it."),
     "demo": ("jobengine.cli.demo:app", "Play the promises against a server of its own."),
@@ -47,6 +50,7 @@ def launch(
     output: Output = "table",
     reason: str | None = None,
     ticket: str | None = None,
+    govern: bool = False,
 ) -> object:
     """Run one command.
 
@@ -56,9 +60,10 @@ def launch(
         output: tables for people, JSON for programs.
         reason: why; else JOBENGINE_QUOTA_REASON or JOBENGINE_BACKFILL_REASON, whichever the command needs.
         ticket: where it was agreed; else JOBENGINE_QUOTA_TICKET or JOBENGINE_BACKFILL_TICKET.
+        govern: act as a governor, in any tenant: the one that JOBENGINE_TENANT names.
     """
     command, bound, unbound = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    call = Call(url.rstrip("/"), output, reason, ticket, dict(os.environ))
+    call = Call(url.rstrip("/"), output, reason, ticket, dict(os.environ), govern)
     given = {name: call for name, kind in unbound.items() if kind is Call}
     return command(*bound.args, **bound.kwargs, **given)
 

@@ -7,10 +7,12 @@ from cyclopts import App, Parameter
 
 from jobengine.authority.scopes import Scope
 from jobengine.cli.call import TheCall
+from jobengine.cli.changes import told_of_wait
 from jobengine.cli.exits import CommandFailed, Exit
 from jobengine.cli.quota_plans import apply, export, plan
-from jobengine.cli.show import Columns, cell, print_json, print_table, show_list, show_one
+from jobengine.cli.show import Columns, cell, print_json, print_note, print_table, show_list, show_one
 from jobengine.ids import is_id
+from jobengine.tenancy.model import Family
 
 if TYPE_CHECKING:
     from jobengine.cli.api import Api
@@ -20,6 +22,7 @@ for _command in (export, plan, apply):
     app.command(_command)
 
 WHOLE_TENANT: Final = "(whole tenant)"
+MOST_HOLDERS: Final = 20
 QUOTAS: Final[Columns] = {
     "QUOTA": "quota_id",
     "JOB TYPE": lambda quota: quota["job_type"] or WHOLE_TENANT,
@@ -108,7 +111,8 @@ def create(
     }
     with call.api() as api:
         made = api.send("POST", "/quotas", Scope.QUOTA, body={"job_type": job_type, "limits": limits})
-    show_one(call, made, f"created {made['quota_id']} for {made['job_type'] or WHOLE_TENANT}: {stated(made)}")
+    told = told_of_wait(made)
+    show_one(call, made, told or f"created {made['quota_id']} for {made['job_type'] or WHOLE_TENANT}: {stated(made)}")
 
 
 @app.command(name="set")
@@ -120,10 +124,12 @@ def set_limits(
     max_per_hour: int | None = None,
     burst: int | None = None,
     refill_per_second: float | None = None,
+    drain: bool = False,
+    emergency: bool = False,
     if_version: Version = None,
     call: TheCall,
 ) -> None:
-    """Change some limits of a quota; the others stay.
+    """Change some limits of a quota; the others stay. Who holds more than is left is told first.
 
     Args:
         quota: the id of a quota, or its job type.
@@ -131,8 +137,83 @@ def set_limits(
         max_per_hour: admissions in any hour.
         burst: admissions at once.
         refill_per_second: admissions a second that the burst recovers by.
+        drain: where use is above the limit, renew no lease after 60 s.
+        emergency: do not wait for a second person; needs a ticket.
         if_version: change it only if it is still at this version.
         call: the global options.
+    """
+    limits = some_limits(max_active, max_per_hour, burst, refill_per_second)
+    if not limits:
+        raise CommandFailed("name at least one limit to change", Exit.USAGE, hint="like --max-active 20")
+    body: dict[str, Any] = {"limits": limits}
+    body |= {"on_excess": "drain"} if drain else {}
+    body |= {"emergency": True} if emergency else {}
+    with call.api() as api:
+        path = f"/quotas/{quota_id(api, quota, Scope.QUOTA)}"
+        if max_active is not None:
+            _tell_holders(api, api.get(path, Scope.QUOTA), max_active)
+        found = api.send("PATCH", path, Scope.QUOTA, body=body, version=if_version)
+    show_one(call, found, told_of_wait(found) or changed(found))
+
+
+def _tell_holders(api: "Api", quota: Mapping[str, Any], max_active: int) -> None:
+    active = quota["usage"]["active"]
+    if active <= max_active:
+        return
+    page = api.items("/admissions", Scope.READ, MOST_HOLDERS, job_type=quota["job_type"])
+    print_note(f"note: {active} slots are in use, above {max_active}; nothing new is admitted until they are fewer")
+    for lease in page["items"]:
+        print_note(
+            f"  {lease['lease_id']} {lease['job_type']} {lease['slots']} slots until {lease['expires_at']}"
+            + (f" for {cell(lease['job_id'])}" if lease["job_id"] else "")
+        )
+    if page["next_page_token"]:
+        print_note("  … and more: jobengine quota show, GET /admissions")
+
+
+@app.command
+def request(
+    job_type: str | None = None,
+    *,
+    whole_tenant: bool = False,
+    max_active: int | None = None,
+    max_per_hour: int | None = None,
+    burst: int | None = None,
+    refill_per_second: float | None = None,
+    until: str | None = None,
+    call: TheCall,
+) -> None:
+    """Ask for higher limits, for good or until a time; somebody else decides. ``--reason`` says why.
+
+    Args:
+        job_type: the job type.
+        whole_tenant: ask for the tenant as a whole.
+        max_active: slots in use at one time.
+        max_per_hour: admissions in any hour.
+        burst: admissions at once.
+        refill_per_second: admissions a second that the burst recovers by.
+        until: when the raise is to end by itself, like 2026-01-31T00:00:00Z.
+        call: the global options.
+    """
+    if (job_type is None) != whole_tenant:
+        raise CommandFailed("name either a JOB_TYPE or --whole-tenant", Exit.USAGE)
+    limits = some_limits(max_active, max_per_hour, burst, refill_per_second)
+    reason = call.reason_for(Family.QUOTA)
+    if not limits or reason is None:
+        raise CommandFailed("name at least one limit, and --reason", Exit.USAGE, hint="like --max-active 20")
+    body: dict[str, Any] = {"job_type": job_type, "limits": limits, "request_reason": reason}
+    with call.api() as api:
+        made = api.send("POST", "/quota-requests", Scope.READ, body=body | ({"until": until} if until else {}))
+    show_one(call, made, told_of_wait(made))
+
+
+def some_limits(
+    max_active: int | None, max_per_hour: int | None, burst: int | None, refill_per_second: float | None
+) -> dict[str, float]:
+    """Return those limits that were named.
+
+    >>> some_limits(5, None, None, 0.5)
+    {'max_active': 5, 'refill_per_second': 0.5}
     """
     asked = {
         "max_active": max_active,
@@ -140,13 +221,7 @@ def set_limits(
         "burst": burst,
         "refill_per_second": refill_per_second,
     }
-    limits = {name: value for name, value in asked.items() if value is not None}
-    if not limits:
-        raise CommandFailed("name at least one limit to change", Exit.USAGE, hint="like --max-active 20")
-    with call.api() as api:
-        path = f"/quotas/{quota_id(api, quota, Scope.QUOTA)}"
-        found = api.send("PATCH", path, Scope.QUOTA, body={"limits": limits}, version=if_version)
-    show_one(call, found, changed(found))
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 @app.command
