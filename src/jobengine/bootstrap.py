@@ -39,6 +39,7 @@ from jobengine.storage.authority import (
     record_summaries,
     start_keys,
 )
+from jobengine.storage.batch_committer import BatchCommitter
 from jobengine.storage.committer import AdmissionCommitter
 from jobengine.storage.database import Database
 from jobengine.storage.embedded import EmbeddedPostgres
@@ -85,6 +86,7 @@ class Plane:
     refusals: RefusalMeter = field(default_factory=RefusalMeter, init=False, repr=False)
     throttle: SecretThrottle = field(default_factory=SecretThrottle, init=False, repr=False)
     committer: AdmissionCommitter = field(init=False, repr=False)
+    batches: BatchCommitter = field(init=False, repr=False)
     _verified: dict[str, Verified] = field(default_factory=dict[str, Verified], init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +97,7 @@ class Plane:
         self.page_key = self.master.derive(Label.PAGE_TOKEN)
         self.plan_key = self.master.derive(Label.PLAN_TOKEN)
         self.committer = AdmissionCommitter(self.database)
+        self.batches = BatchCommitter(self.database)
         self._use(self.keys)
 
     def verify(self, token: str) -> Principal:
@@ -199,6 +202,7 @@ async def open_plane(settings: Settings, *, serving: bool = False) -> AsyncGener
         plane.traces = traces
         # Before the pools close: what was accepted is finished.
         stack.push_async_callback(plane.committer.close)
+        stack.push_async_callback(plane.batches.close)
         yield plane
 
 

@@ -12,6 +12,7 @@ from tests.worker.conftest import Shop
 from jobengine.authority.tokens import EMBEDDED_WORKER
 from jobengine.backfill.attempts import ClaimedBatch, Events
 from jobengine.errors import LeaseLost, LostRace, Unavailable, ValidationFailed
+from jobengine.storage.batch_committer import BatchCommitter
 from jobengine.storage.batches import claim
 from jobengine.storage.database import Database, Transaction
 from jobengine.worker import link as link_module
@@ -120,6 +121,11 @@ class Deaf(Database):
             yield tx
 
 
+def heard_by(database: Database, batch: ClaimedBatch) -> Link:
+    """Return the line of an attempt to a database."""
+    return Link(database, BatchCommitter(database), batch)
+
+
 @pytest.fixture
 async def lonely(open_shop: OpenShop, idle: Supervisor) -> Shop:
     """A tenant whose batches nobody runs by himself."""
@@ -141,16 +147,16 @@ async def test_a_report_is_said_again_until_it_is_heard(lonely: Shop, monkeypatc
     batch = await held(lonely, "work")
     away = [Unavailable("away"), LostRace("busy"), Unavailable("away")]
 
-    assert (await Link(Deaf(database, *away), batch).claim(["a"])).fresh == ["a"]
-    await Link(Deaf(database, *away), batch).save({"at": 1}, Events(1))
-    await Link(Deaf(database, *away), batch).complete(None)
+    assert (await heard_by(Deaf(database, *away), batch).claim(["a"])).fresh == ["a"]
+    await heard_by(Deaf(database, *away), batch).save({"at": 1}, Events(1))
+    await heard_by(Deaf(database, *away), batch).complete(None)
 
     [made] = (await lonely.crew.api.get("/backfills")).json()["items"]
     assert (made["status"], made["progress"]["events"]["processed"]) == ("completed", 1)
     with pytest.raises(ValidationFailed):
-        await Link(database, batch).claim([""])
+        await heard_by(database, batch).claim([""])
     with pytest.raises(LeaseLost):
-        await Link(database, batch).beat()
+        await heard_by(database, batch).beat()
 
 
 async def test_a_worker_that_nobody_hears_stops_when_its_lease_is_over(lonely: Shop) -> None:
@@ -159,7 +165,7 @@ async def test_a_worker_that_nobody_hears_stops_when_its_lease_is_over(lonely: S
     deaf = Deaf(lonely.plane.database, *[Unavailable("away")] * 1_000)
     runner = BatchRunner(workplace(lonely.plane))
 
-    running_batch = asyncio.create_task(runner.run(Link(deaf, batch)))
+    running_batch = asyncio.create_task(runner.run(heard_by(deaf, batch)))
     note = await lonely.note(lambda note: "child" in note)
     await running_batch
 

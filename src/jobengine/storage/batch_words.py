@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from jobengine.backfill.attempts import Beat, Checkpoint, ClaimedBatch, Events
 from jobengine.backfill.dispatcher import Cause
+from jobengine.backfill.reports import error_text
 from jobengine.errors import JobengineError
 
 HandlerKind = Literal["embedded", "external"]
@@ -53,3 +54,13 @@ class Heartbeat:
 Word: TypeAlias = Completion | Failure | Heartbeat
 Operation: TypeAlias = Claim | Word
 Outcome: TypeAlias = list[ClaimedBatch] | Beat | JobengineError | None
+
+
+def failed(batch_id: str, fencing_token: int, error: str, *, retryable: bool) -> Failure:
+    """Return what a worker says whose attempt failed."""
+    return Failure(batch_id, fencing_token, Cause.FAILED if retryable else Cause.HOPELESS, error_text(error))
+
+
+def given_back(batch_id: str, fencing_token: int) -> Failure:
+    """Return what a worker says that leaves: claimable again at once, and no attempt of the batch is counted."""
+    return Failure(batch_id, fencing_token, Cause.GIVEN_BACK, "the worker stopped")

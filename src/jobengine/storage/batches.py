@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from typing import cast
 
 from jobengine.backfill.attempts import Beat, Checkpoint, ClaimedBatch, Events
-from jobengine.backfill.dispatcher import Cause
-from jobengine.backfill.reports import error_text
 from jobengine.errors import JobengineError, NotFound
 from jobengine.storage.admission import open_desk
 from jobengine.storage.batch_claims import Claims
 from jobengine.storage.batch_ends import MOST_SWEPT, Floor
-from jobengine.storage.batch_words import Claim, Completion, Failure, HandlerKind, Heartbeat, Operation, Outcome, Word
+from jobengine.storage.batch_words import Claim, HandlerKind, Heartbeat, Operation, Outcome, Word, given_back
 from jobengine.storage.database import Transaction
 
 
@@ -40,11 +38,31 @@ async def carry_out(tx: Transaction, operations: Sequence[Operation]) -> list[Ou
     return [next(handed) if isinstance(item, Claim) else next(heard) for item in operations]
 
 
+async def say(tx: Transaction, operation: Operation) -> Outcome:
+    """Carry out one operation alone; raises what it is refused with: NotFound, or LeaseLost."""
+    [outcome] = await carry_out(tx, [operation])
+    if isinstance(outcome, JobengineError):
+        raise outcome
+    return outcome
+
+
 async def claim(
     tx: Transaction, kind: HandlerKind, job_types: Sequence[str], most: int, client_id: str
 ) -> list[ClaimedBatch]:
     """Hand out up to *most* batches."""
-    return cast("list[ClaimedBatch]", await _one(tx, Claim(kind, job_types, most, client_id)))
+    return cast("list[ClaimedBatch]", await say(tx, Claim(kind, job_types, most, client_id)))
+
+
+async def heartbeat(
+    tx: Transaction, batch_id: str, fencing_token: int, checkpoint: Checkpoint | None, events: Events | None
+) -> Beat:
+    """Keep the batch for another lease; raises LeaseLost."""
+    return cast("Beat", await say(tx, Heartbeat(batch_id, fencing_token, checkpoint, events)))
+
+
+async def give_back(tx: Transaction, batch_id: str, fencing_token: int) -> None:
+    """End the attempt of a worker that leaves: claimable again at once, and not counted. Raises LeaseLost."""
+    await say(tx, given_back(batch_id, fencing_token))
 
 
 async def sweep(tx: Transaction) -> int:
@@ -57,40 +75,6 @@ async def sweep(tx: Transaction) -> int:
     taken = await floor.sweep(job_types)
     await desk.write()
     return taken
-
-
-async def heartbeat(
-    tx: Transaction, batch_id: str, fencing_token: int, checkpoint: Checkpoint | None, events: Events | None
-) -> Beat:
-    """Keep the batch for another lease; raises LeaseLost."""
-    return cast("Beat", await _one(tx, Heartbeat(batch_id, fencing_token, checkpoint, events)))
-
-
-async def complete(tx: Transaction, batch_id: str, fencing_token: int, events: Events | None) -> None:
-    """End the batch well; raises LeaseLost."""
-    await _one(tx, Completion(batch_id, fencing_token, events))
-
-
-async def fail(tx: Transaction, batch_id: str, fencing_token: int, error: str, *, retryable: bool) -> None:
-    """End the attempt badly; raises LeaseLost."""
-    await _one(tx, failure(batch_id, fencing_token, error, retryable=retryable))
-
-
-async def give_back(tx: Transaction, batch_id: str, fencing_token: int) -> None:
-    """End the attempt of a worker that leaves: claimable again at once, and not counted. Raises LeaseLost."""
-    await _one(tx, Failure(batch_id, fencing_token, Cause.GIVEN_BACK, "the worker stopped"))
-
-
-def failure(batch_id: str, fencing_token: int, error: str, *, retryable: bool) -> Failure:
-    """Return what a worker says whose attempt failed."""
-    return Failure(batch_id, fencing_token, Cause.FAILED if retryable else Cause.HOPELESS, error_text(error))
-
-
-async def _one(tx: Transaction, operation: Operation) -> Outcome:
-    [outcome] = await carry_out(tx, [operation])
-    if isinstance(outcome, JobengineError):
-        raise outcome
-    return outcome
 
 
 async def _due(tx: Transaction, asked: Claim) -> list[str]:

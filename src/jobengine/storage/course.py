@@ -19,6 +19,13 @@ SERVICE = Actor("system", "jobengine")
 
 Row = dict[str, Any]
 
+# What changes of a backfill after it was made.
+_COURSE = (
+    "backfill_id", "status", "stop_reason", "untouched", "succeeded", "failed", "canceled",
+    "events_processed", "events_duplicates", "events_failed",
+    "started_at", "dispatched_at", "blocked_by", "cancel_requested_at", "finished_at",
+)  # fmt: skip
+
 
 async def lock_rows(tx: Transaction, backfill_ids: Collection[str]) -> dict[str, Row]:
     """Return the locked rows of backfills by their ids."""
@@ -42,7 +49,7 @@ async def go_on(tx: Transaction, rows: Collection[Row]) -> None:
     for row in rows:
         await _fill(tx, row)
         await _settle(tx, row)
-    await tx.together(*(("backfill_save", {name: row[name] for name in row if name != "tenant_id"}) for row in rows))
+    await tx.run("backfill_save", **{name: [row[name] for row in rows] for name in _COURSE})
 
 
 async def refill(tx: Transaction, rows: Collection[Row]) -> int:

@@ -6,15 +6,16 @@ import msgspec
 from litestar import Response, Router, post
 
 from jobengine.audit.act import Act
-from jobengine.backfill.attempts import Checkpoint, Events
+from jobengine.backfill.attempts import Beat, Checkpoint, Events
 from jobengine.backfill.reports import MAX_KEYS, check_checkpoint, check_keys
 from jobengine.clock import format_time
-from jobengine.errors import Forbidden
-from jobengine.storage.batches import claim, complete, fail, heartbeat
+from jobengine.errors import Forbidden, JobengineError
+from jobengine.storage import batch_words as words
+from jobengine.storage.batches import say
 from jobengine.storage.database import Transaction
 from jobengine.storage.events import claim_events
 from jobengine.web.backfill_views import WindowView
-from jobengine.web.edge import Answer, Edge, known_id, needs
+from jobengine.web.edge import Answer, Edge, known_id, needs, respond
 from jobengine.web.fields import JobType
 
 WORK = needs("orch:execute")
@@ -54,10 +55,10 @@ class EventKeys(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Completion(msgspec.Struct, forbid_unknown_fields=True):
-    """The end of a batch."""
+    """The end of a batch; with *events* null those that were last reported count."""
 
     fencing_token: int
-    events: EventsIn = msgspec.field(default_factory=EventsIn)
+    events: EventsIn | None = msgspec.field(default_factory=EventsIn)
 
 
 class Failure(msgspec.Struct, forbid_unknown_fields=True):
@@ -110,11 +111,7 @@ async def claim_batches(edge: Edge, data: Claim) -> Response[ClaimedBatches]:
     if edge.principal.batch is not None:
         raise Forbidden("this token speaks for one batch and claims no other")
 
-    async def work(tx: Transaction, act: Act) -> Answer:
-        found = await claim(tx, "external", data.job_types, data.max, act.principal.client_id)
-        return Answer(200, ClaimedBatches([msgspec.convert(batch.as_json(), ClaimedBatchView) for batch in found]))
-
-    return await edge.change(work)
+    return await _say(edge, words.Claim("external", data.job_types, data.max, edge.principal.client_id))
 
 
 @post("/batches/{batch_id:str}/heartbeat", opt=WORK, status_code=200)
@@ -123,12 +120,8 @@ async def beat(edge: Edge, batch_id: str, data: Heartbeat) -> Response[BeatView]
     _check_bound(edge, batch_id, data.fencing_token)
     check_checkpoint(data.checkpoint)
     checkpoint = None if data.checkpoint is None else Checkpoint(data.checkpoint)
-
-    async def work(tx: Transaction, act: Act) -> Answer:  # noqa: ARG001 - the signature of a work
-        found = await heartbeat(tx, known_id(batch_id, "batch"), data.fencing_token, checkpoint, _events(data.events))
-        return Answer(200, BeatView(format_time(found.lease_expires_at), found.cancel_requested))
-
-    return await edge.change(work)
+    batch_id = known_id(batch_id, "batch")
+    return await _say(edge, words.Heartbeat(batch_id, data.fencing_token, checkpoint, _events(data.events)))
 
 
 @post("/batches/{batch_id:str}/events/claim", opt=WORK, status_code=200, request_max_body_size=MAX_EVENTS_BODY)
@@ -148,24 +141,41 @@ async def claim_keys(edge: Edge, batch_id: str, data: EventKeys) -> Response[Eve
 async def complete_batch(edge: Edge, batch_id: str, data: Completion) -> Response[None]:
     """End a batch well."""
     _check_bound(edge, batch_id, data.fencing_token)
-
-    async def work(tx: Transaction, act: Act) -> Answer:  # noqa: ARG001 - the signature of a work
-        await complete(tx, known_id(batch_id, "batch"), data.fencing_token, _events(data.events))
-        return Answer(204)
-
-    return await edge.change(work)
+    batch_id = known_id(batch_id, "batch")
+    return await _say(edge, words.Completion(batch_id, data.fencing_token, _events(data.events)))
 
 
 @post("/batches/{batch_id:str}/fail", opt=WORK, status_code=204)
 async def fail_batch(edge: Edge, batch_id: str, data: Failure) -> Response[None]:
     """End an attempt badly."""
     _check_bound(edge, batch_id, data.fencing_token)
+    batch_id = known_id(batch_id, "batch")
+    return await _say(edge, words.failed(batch_id, data.fencing_token, data.error, retryable=data.retryable))
+
+
+async def _say(edge: Edge, operation: words.Operation) -> Response[Any]:
+    if not edge.has_idempotency_key:
+        return respond(_answer(await edge.plane.batches.carry_out(edge.tenant_id, operation)), edge.trace_id)
 
     async def work(tx: Transaction, act: Act) -> Answer:  # noqa: ARG001 - the signature of a work
-        await fail(tx, known_id(batch_id, "batch"), data.fencing_token, data.error, retryable=data.retryable)
-        return Answer(204)
+        return _answer(await say(tx, operation))
 
+    # The answer is kept in the transaction that made it, so this one goes alone.
     return await edge.change(work)
+
+
+def _answer(outcome: words.Outcome) -> Answer:
+    match outcome:
+        case None:
+            return Answer(204)
+        case Beat(lease_expires_at, cancel_requested):
+            return Answer(200, BeatView(format_time(lease_expires_at), cancel_requested))
+        case list():
+            return Answer(
+                200, ClaimedBatches([msgspec.convert(batch.as_json(), ClaimedBatchView) for batch in outcome])
+            )
+        case JobengineError():
+            raise outcome
 
 
 def _check_bound(edge: Edge, batch_id: str, fencing_token: int) -> None:

@@ -1,6 +1,7 @@
 """One batch from claim to its end: run the handler, beat beside it, report how it came out."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -32,9 +33,10 @@ class BatchRunner:
         self._workplace = workplace
         self._processes = PythonProcesses()
 
-    async def run(self, line: AttemptLine) -> None:
+    async def run(self, line: AttemptLine, handled: Callable[[], None] = lambda: None) -> None:
         """Run the batch of *line* to its end; what a lost lease has done is left to the next attempt.
 
+        *handled* is called when the handler has ended and only the report is left.
         Cancelling this call gives the batch back, or lets it be reported when its handler had ended.
         """
         work = asyncio.create_task(self._handle(line))
@@ -44,6 +46,9 @@ class BatchRunner:
             outcome = await _outcome(work, beats)
             self._workplace.traces.note({"jobengine.outcome": type(outcome).__name__.lower()})
             last = asyncio.create_task(_report(line, outcome))
+            # The report comes first: what *handled* asks for may go into the same transaction, after it.
+            await asyncio.sleep(0)
+            handled()
             await _finish(last, beats)
         except LeaseLost:
             _log.warning("batch.lost", batch_id=line.batch.batch_id, attempt=line.batch.attempt)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Final, cast
 
 import structlog
 
@@ -13,14 +13,16 @@ from jobengine.authority.tokens import EMBEDDED_WORKER, BatchAttempt
 from jobengine.backfill.attempts import ClaimedBatch
 from jobengine.bootstrap import Plane
 from jobengine.errors import JobengineError
-from jobengine.storage.batches import claim, sweep
+from jobengine.storage.batch_words import Claim
+from jobengine.storage.batches import sweep
 from jobengine.worker.command_handler import local_url
 from jobengine.worker.link import Link
 from jobengine.worker.ports import Workplace
 from jobengine.worker.runner import BatchRunner
 
 LOOK_EVERY: Final = timedelta(milliseconds=200)
-SWEEPS_AT_ONCE: Final = 4
+AT_ONCE: Final = 4
+"""Transactions of several tenants side by side."""
 DENIED_FOR: Final = timedelta(milliseconds=500)
 """How long a tenant that got nothing, for its quota denies it, is not asked for; every question takes its lock."""
 
@@ -28,26 +30,30 @@ _log = structlog.get_logger()
 
 
 class Supervisor:
-    """Keeps up to *slots* batches running in this process."""
+    """Keeps up to *slots* handlers running in this process."""
 
     def __init__(self, plane: Plane, slots: int) -> None:
         self._plane = plane
         self._slots = slots
         self._runner = BatchRunner(workplace(plane))
-        self._running: dict[asyncio.Task[None], str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, str] = {}
+        """The tenants of the batches whose handlers run; one that is only being reported holds no slot."""
         self._embedded = [name for name, job in plane.settings.job_types.items() if not job.is_external]
         self._last_tenant = ""
+        self._due: list[str] = []
+        self._look_at = 0.0
         self._denied_until: dict[str, float] = {}
-        self._ended = asyncio.Event()
+        self._freed = asyncio.Event()
         self._looking = asyncio.Lock()
-        self._sweeping = asyncio.Semaphore(SWEEPS_AT_ONCE)
+        self._at_once = asyncio.Semaphore(AT_ONCE)
         self._closed = False
 
     async def step(self) -> None:
-        """Look once, when a batch has ended or after a while: take back overdue batches, then hand out due ones."""
+        """Look once, when a slot is free or after a while: take back overdue batches, then hand out due ones."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), LOOK_EVERY.total_seconds())
-        self._ended.clear()
+            await asyncio.wait_for(self._freed.wait(), LOOK_EVERY.total_seconds())
+        self._freed.clear()
         async with self._looking:
             if not self._closed:
                 await self._look()
@@ -56,61 +62,72 @@ class Supervisor:
         """Give the running batches back, which are tried again elsewhere, and end the waiting processes."""
         self._closed = True
         async with self._looking:
-            for task in self._running:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._runner.close()
 
     async def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
+        # Whose batches wait is asked of the database now and then, and not whenever one of thousands ends.
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY.total_seconds()
+            await self._look_around()
+        self._denied_until = {tenant: until for tenant, until in self._denied_until.items() if until > now}
+        room = self._slots - len(self._busy)
+        due = self._in_turn(tenant for tenant in self._due if tenant not in self._denied_until)[: max(room, 0)]
+        if due:
+            await asyncio.gather(*(_one(tenant, self._claim(tenant, room // len(due))) for tenant in due))
+
+    async def _look_around(self) -> None:
         async with self._plane.database.system() as tx:
             found = await tx.all("system_find_batch_work", job_types=self._embedded)
-        await asyncio.gather(*(self._sweep(row["tenant_id"]) for row in found if row["overdue"]))
-        now = asyncio.get_running_loop().time()
-        self._denied_until = {tenant: until for tenant, until in self._denied_until.items() if until > now}
-        due = self._in_turn(
-            row["tenant_id"] for row in found if row["due"] and row["tenant_id"] not in self._denied_until
+        self._due = [row["tenant_id"] for row in found if row["due"]]
+        await asyncio.gather(
+            *(_one(row["tenant_id"], self._sweep(row["tenant_id"])) for row in found if row["overdue"])
         )
-        for tenant_id in due:
-            room = self._slots - len(self._running)
-            if room <= 0:
-                return
-            await _one(tenant_id, self._claim(tenant_id, max(1, room // len(due))))
 
     def _in_turn(self, tenants: Iterable[str]) -> list[str]:
         # Whoever has the least here comes first; of equals, the tenant after the one served last.
-        busy = Counter(self._running.values())
+        busy = Counter(self._busy.values())
         return sorted(tenants, key=lambda tenant: (busy[tenant], tenant <= self._last_tenant, tenant))
 
     async def _sweep(self, tenant_id: str) -> None:
-        async def take_back() -> None:
-            async with self._sweeping, self._plane.database.transaction(tenant_id) as tx:
-                await sweep(tx)
-
-        await _one(tenant_id, take_back())
+        async with self._at_once, self._plane.database.transaction(tenant_id) as tx:
+            await sweep(tx)
 
     async def _claim(self, tenant_id: str, most: int) -> None:
-        async with self._plane.database.transaction(tenant_id) as tx:
-            batches = await claim(tx, "embedded", self._embedded, most, EMBEDDED_WORKER)
+        asked = Claim("embedded", self._embedded, most, EMBEDDED_WORKER)
+        async with self._at_once:
+            batches = cast("list[ClaimedBatch]", await self._plane.batches.carry_out(tenant_id, asked))
+        for batch in batches:
+            self._busy[batch.batch_id] = tenant_id
+            task = asyncio.create_task(self._run(batch), name=f"batch {batch.batch_id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         if batches:
             self._last_tenant = tenant_id
-        else:
+        if len(batches) == most:
+            # Perhaps there is more, and what others left of their share is free.
+            self._freed.set()
+        if not batches:
             self._denied_until[tenant_id] = asyncio.get_running_loop().time() + DENIED_FOR.total_seconds()
-        for batch in batches:
-            task = asyncio.create_task(self._run(batch), name=f"batch {batch.batch_id}")
-            self._running[task] = tenant_id
-            task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        # What it held is free: its tenant may have the next one at once.
-        self._denied_until.pop(self._running.pop(task), None)
-        self._ended.set()
+    def _free(self, batch: ClaimedBatch) -> None:
+        # Its tenant may have the next one at once: that is handed out after this one is reported, and together with it.
+        if tenant_id := self._busy.pop(batch.batch_id, None):
+            self._denied_until.pop(tenant_id, None)
+            self._freed.set()
 
     async def _run(self, batch: ClaimedBatch) -> None:
         try:
             with self._plane.traces.working("batch.run", _told(batch)):
-                await self._runner.run(Link(self._plane.database, batch))
+                line = Link(self._plane.database, self._plane.batches, batch)
+                await self._runner.run(line, lambda: self._free(batch))
         except Exception:  # noqa: BLE001 - the lease runs out and the batch is handed out again
             _log.exception("batch.not_reported", batch_id=batch.batch_id)
+        finally:
+            self._free(batch)
 
 
 def workplace(plane: Plane) -> Workplace:

@@ -69,13 +69,20 @@ delete from backfill_ranges
 where tenant_id = %(tenant_id)s and backfill_id = %(backfill_id)s and first_index = any(%(firsts)s::bigint[]);
 
 -- name: backfill_save
--- Store where a locked backfill of tenant_id stands.
-update backfills set status = %(status)s, stop_reason = %(stop_reason)s, untouched = %(untouched)s,
-    succeeded = %(succeeded)s, failed = %(failed)s, canceled = %(canceled)s, events_processed = %(events_processed)s,
-    events_duplicates = %(events_duplicates)s, events_failed = %(events_failed)s, started_at = %(started_at)s,
-    dispatched_at = %(dispatched_at)s, blocked_by = %(blocked_by)s, cancel_requested_at = %(cancel_requested_at)s,
-    finished_at = %(finished_at)s
-where tenant_id = %(tenant_id)s and backfill_id = %(backfill_id)s;
+-- Store where locked backfills of tenant_id stand.
+update backfills f set status = s.status, stop_reason = s.stop_reason, untouched = s.untouched, succeeded = s.succeeded,
+    failed = s.failed, canceled = s.canceled, events_processed = s.events_processed,
+    events_duplicates = s.events_duplicates, events_failed = s.events_failed, started_at = s.started_at,
+    dispatched_at = s.dispatched_at, blocked_by = s.blocked_by, cancel_requested_at = s.cancel_requested_at,
+    finished_at = s.finished_at
+from unnest(%(backfill_id)s::uuid[], %(status)s::text[], %(stop_reason)s::text[], %(untouched)s::bigint[],
+    %(succeeded)s::bigint[], %(failed)s::bigint[], %(canceled)s::bigint[], %(events_processed)s::bigint[],
+    %(events_duplicates)s::bigint[], %(events_failed)s::bigint[], %(started_at)s::timestamptz[],
+    %(dispatched_at)s::timestamptz[], %(blocked_by)s::text[], %(cancel_requested_at)s::timestamptz[],
+    %(finished_at)s::timestamptz[])
+    as s(backfill_id, status, stop_reason, untouched, succeeded, failed, canceled, events_processed, events_duplicates,
+        events_failed, started_at, dispatched_at, blocked_by, cancel_requested_at, finished_at)
+where f.tenant_id = %(tenant_id)s and f.backfill_id = s.backfill_id;
 
 -- name: backfill_cancel_untouched
 -- Cancel the stretches of a backfill of tenant_id that nobody touched.

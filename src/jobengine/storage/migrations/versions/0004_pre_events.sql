@@ -1,5 +1,12 @@
 -- Backfills at scale: who may hand out a batch is decided here alone, and the ledger of event keys stays small and fast.
 
+-- The next batch of a backfill, in either order, and those of it that run. Older indexes over all batches of a tenant go:
+-- before a table was ever analysed, the planner cannot tell that they are the worse way to one backfill's batches.
+create index batches_next on batches (tenant_id, backfill_id, partition_index) where status = 'pending';
+create index batches_at_work on batches (tenant_id, backfill_id, lease_expires_at) where status = 'running';
+drop index batches_waiting;
+drop index batches_running;
+
 -- The one place that decides whether a backfill is eligible: it is neither paused nor ended, it runs fewer batches than
 -- its own maximum, and one of its batches is due.
 create view eligible_backfills with (security_invoker = true) as
@@ -10,15 +17,15 @@ cross join lateral (
     select count(*) as running from batches r
     where r.tenant_id = f.tenant_id and r.backfill_id = f.backfill_id and r.status = 'running'
 ) o
-where f.status in ('pending', 'running') and (f.max_active is null or o.running < f.max_active)
-    and exists (
-        select from batches b
-        where b.tenant_id = f.tenant_id and b.backfill_id = f.backfill_id and b.status = 'pending'
-            and b.not_before <= clock_timestamp());
+cross join lateral (
+    -- In their order, because the index that has it is the one that finds them.
+    select 1 as due from batches b
+    where b.tenant_id = f.tenant_id and b.backfill_id = f.backfill_id and b.status = 'pending'
+        and b.not_before <= clock_timestamp()
+    order by b.partition_index limit 1
+) n
+where f.status in ('pending', 'running') and (f.max_active is null or o.running < f.max_active);
 grant select on eligible_backfills to jobengine_app, jobengine_system;
-
--- The next batch of a backfill, in either order.
-create index batches_next on batches (tenant_id, backfill_id, partition_index) where status = 'pending';
 
 -- The next stretch of a backfill that is to be run, in either order, however many are skipped around it.
 create index backfill_ranges_next on backfill_ranges (tenant_id, backfill_id, first_index) where status = 'pending';
