@@ -2,7 +2,7 @@
 
 import httpx2
 import pytest
-from tests.factories import API, Api, expect_problem, forge_token, new_tenant
+from tests.factories import API, BASE_URL, Api, expect_problem, forge_token, new_tenant
 
 from jobengine.bootstrap import Plane
 from jobengine.storage.authority import revoke
@@ -172,6 +172,10 @@ async def test_a_tenant_in_the_query_is_no_parameter(api: Api, stranger: Api) ->
         ("/quotas", "page_size=501", "page_size"),
         ("/quotas", "page_size=ten", "page_size"),
         ("/quotas", "page_size=1.5", "page_size"),
+        ("/quotas", "page_size=5.0", "page_size"),
+        ("/quotas", "page_size=1e2", "page_size"),
+        ("/quotas", "page_size=%2B5", "page_size"),
+        ("/quotas", "page_size=%D9%A5", "page_size"),
         ("/quotas", "page_size=" + "9" * 401, "page_size"),
         ("/quotas", "page_size=" + "9" * 5_000, "page_size"),
         ("/quotas/summary", "page_size=5", "page_size"),
@@ -185,6 +189,18 @@ async def test_a_query_parameter_that_is_unknown_or_wrong_is_named(api: Api, pat
     answer = await api.get(f"{path}?{query}")
 
     assert expect_problem(answer, 422, "validation_failed")["errors"][0]["path"] == name
+
+
+@pytest.mark.parametrize("path", ["/quotas/", "//quotas", "/quotas//", "/quotas/summary/"])
+async def test_a_path_has_one_spelling(api: Api, path: str) -> None:
+    """A slash too many is another path, and there is nothing."""
+    expect_problem(await api.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/healthz/", "//healthz", "/oauth2/token/", "/.well-known/jwks.json/"])
+async def test_a_path_at_the_root_has_one_spelling(client: httpx2.AsyncClient, path: str) -> None:
+    """There too."""
+    expect_problem(await client.get(f"{BASE_URL}{path}"), 404, "not_found")
 
 
 @pytest.mark.parametrize("token", ["", "x", "====", "ä", "A" * 600, "AAAAAAAAAAAAAAAAAAAAAAAAAAAA"])

@@ -1,13 +1,14 @@
 """Bounds on what a connection may send before it is a request: uvicorn with httptools has none of its own."""
 
 import asyncio
-from typing import Final
+from typing import ClassVar, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from jobengine.web.ending import ENDING
+
 MAX_HEAD_BYTES: Final = 64 * 1024
-HEAD_SECONDS: Final = 20.0
 
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -21,23 +22,36 @@ class _HeadTooLarge(httptools.HttpParserError):
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection whose request line, headers and trailers are bounded in size, and its head in time too."""
+    """One connection whose request line, headers and trailers are bounded in size, and its head and body in time.
 
+    The application finds an event under the name ENDING in the state of its scope: it is set when the server begins to
+    end, and answers without an end of their own have to find one.
+    """
+
+    head_seconds: ClassVar[float] = 20.0
+    body_seconds: ClassVar[float] = 60.0
     _head_bytes: int = 0
     # The parser keeps the beginning of a field to itself: bytes that went in since it last gave something out.
     _held_bytes: int = 0
     _gave: bool = False
-    _head_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Expect a request."""
         super().connection_made(transport)
-        self._expect_head()
+        # One event for all connections: they are given the same state.
+        self._ending: asyncio.Event = self.app_state.setdefault(ENDING, asyncio.Event())
+        self._expect(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing any more."""
-        self._head_is_here()
+        self._expect(None)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Finish the answer that is being given, and let endless ones know."""
+        self._ending.set()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and close the connection of whoever sends more than a head may hold."""
@@ -51,7 +65,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Begin to count."""
         super().on_message_begin()
         self._head_bytes = 0
-        self._expect_head()
+        if self._timer is None:
+            self._expect(self.head_seconds)
 
     def on_url(self, url: bytes) -> None:
         """Count a piece of the request line."""
@@ -66,13 +81,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Let the request begin."""
         self._gave = True
-        self._head_is_here()
+        self._expect(self.body_seconds)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body, which is bounded elsewhere."""
         self._gave = True
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Have the whole request."""
+        self._expect(None)
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, or too much of it."""
@@ -91,11 +111,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.write(_TOO_LARGE)
         self.transport.close()
 
-    def _expect_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _head_is_here(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _expect(self, seconds: float | None) -> None:
+        """Cut the connection off after so many seconds, unless what is expected has come; None expects nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self.transport.close)

@@ -17,6 +17,7 @@ from jobengine.web.audit_tokens import audit_tokens
 from jobengine.web.backfills import backfills
 from jobengine.web.batches import batches
 from jobengine.web.edge import StrictRequest, authorize, provide_edge
+from jobengine.web.exact_paths import exact_paths
 from jobengine.web.health import health
 from jobengine.web.oauth import oauth
 from jobengine.web.observe import observed
@@ -69,5 +70,5 @@ def make_app(opened: Callable[[], AbstractAsyncContextManager[Plane]]) -> Litest
         logging_config=None,
     )
     # Around everything, so that what no route takes is seen too.
-    app.asgi_handler = observed(app.asgi_handler)
+    app.asgi_handler = observed(exact_paths(app.asgi_handler))
     return app

@@ -18,6 +18,7 @@ from jobengine.clock import utc_now
 from jobengine.errors import JobengineError
 from jobengine.web.backfill_views import BackfillView, get_row, show_backfill
 from jobengine.web.edge import Edge, needs
+from jobengine.web.ending import is_ending
 
 LOOK_EVERY: Final = timedelta(milliseconds=500)
 QUIET_FOR: Final = timedelta(seconds=10)
@@ -95,5 +96,8 @@ async def _look(edge: Edge, backfill_id: str) -> State:
 
 
 def _may_read(edge: Edge) -> bool:
+    # A reader whose server ends comes back to another one.
+    if is_ending(edge.request.scope["state"]):
+        return False
     holder = edge.principal
     return utc_now() < holder.expires_at and not edge.plane.revocations.refuse(holder.token_id, holder.client_id)

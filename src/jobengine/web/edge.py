@@ -12,6 +12,7 @@ from litestar import Request, Response
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.params import ParameterKwarg
+from litestar.typing import FieldDefinition
 
 from jobengine.audit.act import Act
 from jobengine.authority.guard import bearer_token
@@ -37,6 +38,8 @@ _TOKEN_PARAMETERS = {"access_token", "token", "bearer_token"}
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
 # JSON is UTF-8 whatever a parameter says; one that says otherwise means something else.
 _JSON_TYPE = re.compile(r'(?i:application/([a-z0-9.-]+\+)?json)(\s*;\s*(?i:charset)="?(?i:utf-?8)"?)?\s*')
+# What else the framework takes for a number: `1e2`, `+5`, `5.0`.
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 _ETAG = re.compile(r'(?:W/)?"(\d{1,18})"')
 
 
@@ -94,7 +97,7 @@ async def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: Bas
         async with plane.database.system() as tx:
             if not await has_tenant(tx, resolved.tenant_id):
                 raise NotFound("there is no such tenant")
-    connection.state[CALLER] = (principal, resolved.tenant_id)
+    connection.scope["state"][CALLER] = (principal, resolved.tenant_id)
     scopes: tuple[str, ...] = handler.opt["scopes"]
     if not any(principal.has(scope) for scope in scopes):
         # The challenge names what would be enough (RFC 6750 section 3): the first, where any one of several would do.
@@ -109,24 +112,26 @@ def _tenant_headers(connection: ASGIConnection[Any, Any, Any, Any]) -> list[str]
 
 
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    known = _query_names(handler) - connection.path_params.keys()
+    known = _query_fields(handler)
     for name in connection.query_params:
         values = connection.query_params.getall(name)
-        if name not in known:
+        if name not in known or name in connection.path_params:
             raise ValidationFailed(name[:_MAX_NAME], "is not a parameter of this request")
         if len(values) > 1:
             raise ValidationFailed(name, "is given more than once")
         if "\x00" in values[0]:
             raise ValidationFailed(name, "holds the character U+0000")
+        if int in (known[name].annotation, *known[name].args) and not _INTEGER.fullmatch(values[0]):
+            raise ValidationFailed(name, "must be an integer, written in digits")
 
 
-def _query_names(handler: BaseRouteHandler) -> set[str]:
+def _query_fields(handler: BaseRouteHandler) -> dict[str, FieldDefinition]:
     """Return the parameters by their names on the wire: `from` cannot be the name of an argument."""
     fields = handler.parsed_fn_signature.parameters
-    told = {name: field.kwarg_definition for name, field in fields.items() if name not in _NOT_OF_THE_QUERY}
     return {
-        (definition.name if isinstance(definition, ParameterKwarg) else None) or name
-        for name, definition in told.items()
+        (isinstance(field.kwarg_definition, ParameterKwarg) and field.kwarg_definition.name) or name: field
+        for name, field in fields.items()
+        if name not in _NOT_OF_THE_QUERY
     }
 
 
@@ -200,7 +205,7 @@ class Edge:
 
 async def provide_edge(request: Request[Any, Any, Any]) -> Edge:
     """Make the edge of an authorised request."""
-    principal, tenant_id = request.state[CALLER]
+    principal, tenant_id = request.scope["state"][CALLER]
     return Edge(request.app.state.plane, request, principal, tenant_id, trace_id_of(request.scope))
 
 
