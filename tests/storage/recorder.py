@@ -1,5 +1,6 @@
 """A day in the life of one tenant, and every named query that it took, with the values that it took."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from jobengine.ids import new_id
 from jobengine.storage.audit import PostgresAudit
 from jobengine.storage.authority import revoke
 from jobengine.storage.database import Asked, Transaction
+
+MOST_LOOKS = 600
 
 
 class Recorder:
@@ -75,10 +78,12 @@ def noted(recorder: Recorder, real: Callable[..., Awaitable[Any]], touched: Call
 async def live_a_day(api: Api, later: PassTime) -> None:
     """Do everything that a tenant can do, so that there is something of everything."""
     await _rule(api)
+    await _govern(api)
     await _admit(api, later)
     await _run_the_past(api, later)
     await _retry_many(api)
     await _look_around(api)
+    await _erase(api)
 
 
 async def _rule(api: Api) -> None:
@@ -99,6 +104,28 @@ async def _rule(api: Api) -> None:
     await governor.put("/policy", {})
     async with api.plane.database.transaction(api.tenant_id) as tx:
         await revoke(tx, new_id(), "jec_test", datetime(2999, 1, 1, tzinfo=UTC))
+
+
+async def _govern(api: Api) -> None:
+    governor = make_api(api.client, api.plane, api.tenant_id, Scope.GOVERN.value, owner="governor")
+    pool = f"/allocations/{api.tenant_id}"
+    await api.quota(api.tenant_id)
+    shared = {"capacity": 9, "strategy": "proportional", "tenants": [{"tenant_id": api.tenant_id}]}
+    for _ in range(2):
+        await governor.put(pool, shared)
+        token = (await governor.post(f"{pool}/plan")).json()["plan_token"]
+        await governor.post(f"{pool}/apply", {"plan_token": token})
+        for _ in range(MOST_LOOKS):
+            if (await governor.get(pool)).json()["status"] == "applied":
+                break
+            await asyncio.sleep(0.1)
+    await governor.get("/allocations")
+    await api.get("/quotas")
+    await governor.delete(pool)
+    asked = {"job_type": api.tenant_id, "limits": {"max_active": 20}, "request_reason": "more room"}
+    change = (await api.post("/quota-requests", asked)).json()
+    await governor.post(f"/quota-changes/{change['change_id']}/approve", {"comment": "so be it"})
+    await api.get("/quota-changes")
 
 
 async def _admit(api: Api, later: PassTime) -> None:
@@ -208,3 +235,9 @@ async def _granted(api: Api) -> str:
         entry = grant_entry(grant, visit, token_id, tx.now - timedelta(hours=1))
         await PostgresAudit(tx).record(entry)
     return token_id
+
+
+async def _erase(api: Api) -> None:
+    governor = make_api(api.client, api.plane, api.tenant_id, Scope.GOVERN.value)
+    for quota in (await api.get("/quotas")).json()["items"]:
+        await governor.post(f"/audit/entries/{quota['last_change']['audit_entry_id']}/erase")

@@ -8,11 +8,15 @@ from tests.conftest import MakeDatabase
 from tests.storage.audit_logs import Log, another_log, open_logs
 
 APP, SYSTEM = "jobengine_app", "jobengine_system"
-TABLES = ("audit_logs", "audit_entries", "audit_texts", "audit_intake", "audit_tree", "audit_nodes", "audit_shards")
+TABLES = (
+    "audit_logs", "audit_entries", "audit_texts", "audit_erasures", "audit_intake", "audit_tree", "audit_nodes",
+    "audit_shards",
+)  # fmt: skip
 GRANTS = {
     (APP, "audit_logs"): {"SELECT"},
     (APP, "audit_entries"): {"SELECT", "INSERT"},
-    (APP, "audit_texts"): {"SELECT", "INSERT"},
+    (APP, "audit_texts"): {"SELECT", "INSERT", "DELETE"},
+    (APP, "audit_erasures"): {"SELECT", "INSERT"},
     (APP, "audit_intake"): {"INSERT"},
     (APP, "audit_tree"): {"SELECT"},
     (APP, "audit_nodes"): {"SELECT"},
@@ -58,9 +62,24 @@ async def test_the_grants_are_those_and_no_more(log: Log) -> None:
 @pytest.mark.parametrize("table", ["audit_entries", "audit_texts", "audit_tree", "audit_nodes"])
 @pytest.mark.parametrize("verb", ["update {} set tenant_id = tenant_id", "delete from {}", "truncate {} cascade"])
 async def test_nobody_who_serves_may_change_what_was_logged(log: Log, role: str, table: str, verb: str) -> None:
-    """Entries, texts, places and nodes are written once."""
+    """Entries, texts, places and nodes are written once; without an erasure that is told of, no text can go."""
+    statement = verb.format(table)
+    if (role, statement) == (APP, "delete from audit_texts"):
+        assert await attempt(log, role, statement) == 0
+        return
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        await attempt(log, role, verb.format(table))
+        await attempt(log, role, statement)
+
+
+async def test_texts_go_only_with_the_entry_that_tells_of_it(log: Log) -> None:
+    """What deletes all texts deletes those of entries that an erasure names, and no others."""
+    other = await another_log(log)
+    erased, _, told = (str(sealed.entry.entry_id) for sealed in await other.grow(3))
+    held = await other.sql("select 1 from audit_texts where tenant_id = %(log)s and entry_id = %(id)s", id=erased)
+    await other.sql("insert into audit_erasures values (%(log)s, %(id)s, %(told)s)", id=erased, told=told)
+
+    assert held
+    assert await attempt(other, APP, "delete from audit_texts") == len(held)
 
 
 async def test_a_tenant_cannot_write_into_the_log_of_another(log: Log) -> None:

@@ -18,7 +18,7 @@ from tests.web.audit_reading import grow, read_all, settle
 
 from jobengine.clock import utc_now
 from jobengine.tenancy.model import PLATFORM
-from jobengine.web import audit as module
+from jobengine.web import audit_export as module
 from jobengine_verify.notes import parse_key
 from jobengine_verify.verify import Intact, Named, Tampered, check_export
 
@@ -218,7 +218,7 @@ async def test_an_export_breaks_off_when_the_token_ends(
     api: Api, owner: Connection, served: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks, so that a part of an export cannot pass for a whole one."""
-    monkeypatch.setattr("jobengine.storage.audit.PAGE_ENTRIES", 1)
+    monkeypatch.setattr("jobengine.storage.audit_export.PAGE_ENTRIES", 1)
     await grow(api, owner, 4)
     monkeypatch.setattr(module, "utc_now", Clock(timedelta(seconds=100)))
     speaking = make_api(served, api.plane, api.tenant_id, "orch:audit")
@@ -245,10 +245,10 @@ async def test_an_export_breaks_off_when_the_token_is_revoked(
     speaking = make_api(served, api.plane, api.tenant_id, "orch:audit", jti="jti-of-a-revoked-export")
     record = module._record_export
 
-    async def revoke_meanwhile(edge: module.Edge) -> object:
-        head = await record(edge)
+    async def revoke_meanwhile(edge: module.Edge, asked: module.Export) -> object:
+        wanted = await record(edge, asked)
         edge.plane.revocations.add("jti-of-a-revoked-export")
-        return head
+        return wanted
 
     monkeypatch.setattr(module, "_record_export", revoke_meanwhile)
     with pytest.raises(httpx2.RemoteProtocolError):

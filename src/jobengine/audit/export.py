@@ -23,3 +23,12 @@ def entry_line(leaf: bytes, openings: Iterable[Opening]) -> bytes:
     """
     opened = {opening.field: [opening.salt.hex(), opening.text] for opening in openings}
     return b'{"entry":' + leaf + b',"open":' + canonical(opened) + b"}\n"
+
+
+def withheld_line(leaf_hashes: Iterable[bytes]) -> bytes:
+    r"""Return the line that stands for a run of entries of which only the hashes are told.
+
+    >>> withheld_line([bytes(32)])[:20]
+    b'{"withheld":["000000'
+    """
+    return canonical({"withheld": [hashed.hex() for hashed in leaf_hashes]}) + b"\n"

@@ -1,19 +1,18 @@
-"""The audit log: intake in the business transaction, reading and exporting."""
+"""The audit log: intake in the business transaction, and reading."""
 
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jobengine.audit.export import entry_line, head_line
 from jobengine.audit.merkle import leaf_hash
 from jobengine.audit.model import SALT_BYTES, AuditEntry, Opening, SealedEntry, restore, seal, withheld
 from jobengine.errors import NotFound, Unavailable
 from jobengine.metrics import ENTRIES
-from jobengine.storage.database import Database, Transaction
+from jobengine.storage.database import Transaction
 from jobengine.tenancy.model import PLATFORM
 
 # Few enough that reading and checking them does not hold up everything else in the process for long.
@@ -114,8 +113,8 @@ async def list_entries(tx: Transaction, wanted: EntryFilter, *, after: int, most
 
 async def view_rows(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the public view of stored entries, their texts put back."""
-    page = await _page(tx, rows)
-    return [_view(tx, row, page.openings_of(row)) for row in rows]
+    page = await page_of(tx, rows)
+    return [show_entry(tx.tenant_id, row, page.openings_of(row)) for row in rows]
 
 
 async def get_entry(tx: Transaction, entry_id: str) -> dict[str, Any]:
@@ -123,36 +122,17 @@ async def get_entry(tx: Transaction, entry_id: str) -> dict[str, Any]:
     row = await tx.find("audit_get", entry_id=entry_id)
     if row is None:
         raise NotFound("there is no such audit entry")
-    page = await _page(tx, [row])
-    return _view(tx, row, page.openings_of(row))
-
-
-async def export_log(database: Database, tenant_id: str, head: LogHead, note: str) -> AsyncGenerator[bytes]:
-    """Yield the lines of an export up to *head*, whose signed note is *note*, reading in short transactions.
-
-    What is kept is exported as it is, damaged or not: judging it is the verifier's part, who finds what is missing.
-    """
-    yield head_line(note)
-    async for page in read_pages(database, tenant_id, head.size):
-        yield b"".join(entry_line(row["leaf"], page.openings_of(row)) for row in page.rows if row["leaf"] is not None)
-
-
-async def read_pages(database: Database, tenant_id: str, size: int) -> AsyncGenerator[Page]:
-    """Yield the first *size* places of the log's tree, each page in a transaction of its own."""
-    for first in range(0, size, PAGE_ENTRIES):
-        async with database.transaction(tenant_id) as tx:
-            page = await read_page(tx, first, min(first + PAGE_ENTRIES, size))
-        if not page.rows:  # a size that nobody signed may be anything
-            return
-        yield page
+    page = await page_of(tx, [row])
+    return show_entry(tx.tenant_id, row, page.openings_of(row))
 
 
 async def read_page(tx: Transaction, first: int, end: int) -> Page:
     """Return what is kept of the places from *first* to before *end*."""
-    return await _page(tx, await tx.all("audit_page", first=first, end=end))
+    return await page_of(tx, await tx.all("audit_page", first=first, end=end))
 
 
-async def _page(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> Page:
+async def page_of(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> Page:
+    """Return some rows with the texts that are kept beside their entries."""
     found: defaultdict[str, list[Opening]] = defaultdict(list)
     if rows:
         for row in await tx.all("audit_texts", entry_ids=[row["entry_id"] for row in rows]):
@@ -160,13 +140,14 @@ async def _page(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> Page:
     return Page(rows, found)
 
 
-def _view(tx: Transaction, row: Mapping[str, Any], openings: Sequence[Opening]) -> dict[str, Any]:
-    entry_id, leaf, place, in_tree = str(row["entry_id"]), row["leaf"], row["sequence"], row["tree_hash"]
+def show_entry(tenant_id: str, row: Mapping[str, Any], openings: Sequence[Opening]) -> dict[str, Any]:
+    """Return the public view of a row's entry; nothing that it says, if its leaf is not that of the tree or is gone."""
+    leaf, place, in_tree = row["leaf"] or b"", row["sequence"], row["tree_hash"]
     if in_tree is None or leaf_hash(leaf) == in_tree:
         with suppress(ValueError, RecursionError):
             return restore(leaf, openings, place)
-    tenant_id = None if tx.tenant_id == PLATFORM else tx.tenant_id
-    return withheld(entry_id, tenant_id, place, in_tree or leaf_hash(leaf))
+    shown_tenant = None if tenant_id == PLATFORM else tenant_id
+    return withheld(str(row["entry_id"]), shown_tenant, place, in_tree or leaf_hash(leaf))
 
 
 def _columns(sealed: SealedEntry) -> dict[str, Any]:

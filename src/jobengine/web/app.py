@@ -13,6 +13,7 @@ from jobengine import __version__
 from jobengine.bootstrap import Plane
 from jobengine.web.admissions import admissions
 from jobengine.web.audit import audit
+from jobengine.web.audit_export import audit_export
 from jobengine.web.audit_tokens import audit_tokens
 from jobengine.web.backfills import backfills
 from jobengine.web.batches import batches
@@ -39,6 +40,7 @@ SUBJECTS: Sequence[ControllerRouterHandler] = (
     backfills,
     batches,
     audit,
+    audit_export,
     audit_tokens,
 )
 ROOT: Sequence[ControllerRouterHandler] = (health, openapi, oauth)

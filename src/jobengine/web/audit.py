@@ -1,8 +1,6 @@
-"""The audit log: reading it, proving from it, checking it, exporting it. There is no way to change it."""
+"""The audit log: reading it, proving from it, checking it. There is no way to change it."""
 
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -10,27 +8,22 @@ import msgspec
 from litestar import MediaType, Response, Router, get
 from litestar.openapi.spec import OpenAPIType
 from litestar.params import Parameter, QueryParameter
-from litestar.response import Stream
 
-from jobengine.audit.act import Act
 from jobengine.audit.actions import Action, Outcome
 from jobengine.audit.checkpoint import Checkpoint
 from jobengine.audit.merkle import EMPTY_ROOT
-from jobengine.audit.model import Resource
 from jobengine.audit.tiles import TILE_WIDTH, Tile, parse_tile
-from jobengine.clock import utc_now
-from jobengine.errors import InsufficientScope, NotFound, Unauthenticated, ValidationFailed
-from jobengine.storage.audit import EntryFilter, LogHead, PostgresAudit, export_log, get_entry, list_entries, read_head
+from jobengine.errors import InsufficientScope, NotFound, ValidationFailed
+from jobengine.storage.audit import EntryFilter, LogHead, get_entry, list_entries, read_head
 from jobengine.storage.audit_check import check_log
 from jobengine.storage.audit_proofs import prove_consistency, prove_inclusion, read_tile
 from jobengine.storage.database import Transaction
-from jobengine.tenancy.model import GOVERN, PLATFORM, Family
+from jobengine.tenancy.model import GOVERN, PLATFORM
 from jobengine.web.edge import Edge, known_id, needs
 from jobengine.web.pages import DEFAULT_SIZE, PageSize, PageToken
 from jobengine.web.times import read_time
 
 AUDIT = needs("orch:audit")
-NDJSON = "application/x-ndjson"
 TEXT = "text/plain"
 _SIZE = re.compile(r"[0-9]{1,18}")
 FOR_EVER = "private, max-age=31536000, immutable"
@@ -205,7 +198,7 @@ async def prove_audit_consistency(
             to=proof.to_size,
             to_root_hash=proof.to_root.hex(),
             hashes=[hashed.hex() for hashed in proof.hashes],
-            checkpoint=_note(edge, proof.head),
+            checkpoint=note_of(edge, proof.head),
         )
 
     return await edge.read(work)
@@ -215,7 +208,7 @@ async def prove_audit_consistency(
 async def get_checkpoint(edge: Edge, log: Log = None) -> Response[str]:
     """Show the log's signed head, a C2SP checkpoint."""
     edge = of_log(edge, log)
-    return Response(_note(edge, await _head(edge)), media_type=TEXT)
+    return Response(note_of(edge, await _head(edge)), media_type=TEXT)
 
 
 @get("/audit/verifier-key", opt=AUDIT, media_type=MediaType.TEXT)
@@ -245,44 +238,6 @@ async def verify_audit_log(edge: Edge, log: Log = None) -> VerdictView:
     return VerdictView(found.ok, found.entries, found.root_hash.hex(), found.first_bad, found.problem)
 
 
-@get("/audit/export", opt=AUDIT, media_type=NDJSON)
-async def export_audit_log(edge: Edge, log: Log = None) -> Stream:
-    """Export the log as it is now, for `jobengine-verify`; that it was exported is recorded first."""
-    edge = of_log(edge, log)
-    head = await _record_export(edge)
-    name = f"audit-{edge.tenant_id.removeprefix('_')}.ndjson"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-    return Stream(stream_export(edge, head), media_type=NDJSON, headers=headers)
-
-
-async def stream_export(edge: Edge, head: LogHead) -> AsyncGenerator[bytes]:
-    """Yield an export up to *head*; raises Unauthenticated when the token ends before it does.
-
-    The error breaks the connection off, so that a part of an export cannot pass for a whole one.
-    """
-    principal = edge.principal
-    async with aclosing(export_log(edge.plane.database, edge.tenant_id, head, _note(edge, head))) as chunks:
-        async for chunk in chunks:
-            revoked = edge.plane.revocations.refuse(principal.token_id, principal.client_id)
-            if revoked or utc_now() >= principal.expires_at:
-                raise Unauthenticated("the access token ended before the export did", code="invalid_token")
-            yield chunk
-
-
-async def _record_export(edge: Edge) -> LogHead:
-    async with edge.plane.database.transaction(edge.tenant_id) as tx:
-        head = await read_head(tx)
-        entry = Act(edge.principal, tx.tenant_id, edge.trace_id, tx.now).entry(
-            Action.AUDIT_EXPORTED,
-            Resource("audit_log", head.origin),
-            # Only the platform's log is read under a reason: that of the governor.
-            family=Family.QUOTA if tx.tenant_id == PLATFORM else None,
-            properties={"entries": head.size, "root_hash": head.root_hash.hex()},
-        )
-        await PostgresAudit(tx).record(entry)
-        return head
-
-
 def of_log(edge: Edge, log: Literal["platform"] | None) -> Edge:
     """Return the edge of the log that is asked for; raises InsufficientScope."""
     if log is None:
@@ -297,7 +252,8 @@ async def _head(edge: Edge) -> LogHead:
         return await read_head(tx)
 
 
-def _note(edge: Edge, head: LogHead) -> str:
+def note_of(edge: Edge, head: LogHead) -> str:
+    """Return the log's signed head."""
     # Nothing that the database says is signed here but this: that a log begins empty.
     if head.size == 0 and not head.checkpoint:
         return edge.plane.sign_checkpoint(Checkpoint(head.origin, 0, EMPTY_ROOT))
@@ -315,7 +271,7 @@ audit = Router(
     "/",
     route_handlers=[
         list_audit_entries, get_audit_entry, prove_audit_entry, prove_audit_consistency, get_checkpoint,
-        get_verifier_key, get_tile, verify_audit_log, export_audit_log,
+        get_verifier_key, get_tile, verify_audit_log,
     ],
     tags=["audit"],
 )  # fmt: skip

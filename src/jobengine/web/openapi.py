@@ -23,6 +23,7 @@ from jobengine.web.openapi_facts import (
     TIME,
     TIMES_ASKED,
     TIMES_SENT,
+    TYPES_ANSWERED,
 )
 from jobengine.web.problems import MEDIA_TYPE, PROBLEMS
 
@@ -154,6 +155,8 @@ def _mend_answers(path: str, method: str, operation: Document) -> None:
         if (known, by) == (path, method):
             answer = responses.setdefault(status, {"description": DESCRIBED.get((path, method, status), "")})
             answer["content"] = {"application/json": {"schema": schema}}
+    for media_type in TYPES_ANSWERED.get((path, method), ()):
+        responses["200"]["content"][media_type] = {"schema": {"type": "string"}}
     for status, answer in responses.items():
         if status == "204":
             answer.pop("content", None)

@@ -63,6 +63,11 @@ _BLOCKING: Final = _object(
     retry_after_seconds={"type": ["number", "null"]},
 )
 
+# (path, method) → what may be answered beside the type of the route.
+TYPES_ANSWERED: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("/api/v1/audit/export", "get"): ("text/csv", "application/octet-stream"),
+}
+
 # (path, method, status) → the JSON that is answered.
 ANSWERS: Final[Mapping[tuple[str, str, str], Schema]] = {
     ("/api/v1/quotas/summary", "get", "200"): _object(
