@@ -91,9 +91,12 @@ def furnish(caller: Caller, word: str) -> Furnished:
     [batch] = done(caller.post("/batches/claim", {"job_types": ["patient"]}), 200)["batches"]
     keys = {"fencing_token": batch["fencing_token"], "keys": [f"{word}-event"]}
     done(caller.post(f"/batches/{batch['batch_id']}/events/claim", keys), 200)
+    asked = {"job_type": f"{word}-type", "limits": {"max_active": 13}, "request_reason": f"{word} grows"}
+    change = done(caller.post("/quota-requests", asked), 202)
     ids: dict[str, tuple[str, ...]] = {
         "quota_id": (quota["quota_id"], paused["quota_id"]),
         "override_id": tuple(found["override_id"] for found in overrides),
+        "change_id": (change["change_id"],),
         "lease_id": tuple(lease["lease_id"] for lease in leases),
         "backfill_id": tuple(found["backfill_id"] for found in backfills),
         "batch_id": (batch["batch_id"],),

@@ -24,6 +24,8 @@ WORDS: Final[Mapping[str, object]] = {
     "from": 1,
     "to": 1,
     "request_reason": "more room for the launch",
+    "capacity": 100,
+    "plan_token": "of-no-plan",
 }
 # Required whatever the document says of it: the framework has no word for a parameter that it does not read itself.
 NEEDED: Final = {"from"}

@@ -70,7 +70,7 @@ def without_trace(answer: httpx2.Response) -> dict[str, Any]:
 def test_snapshot_of_tenant_b_holds_its_objects_its_lists_and_its_log(apart: Apart) -> None:
     """What the other tests compare is not empty, and no route that reads is left out of it."""
     seen = b"".join(apart.before.values()).decode(errors="replace")
-    for name in ("quota_id", "override_id", "lease_id", "backfill_id", "batch_id", "entry_id", "token_id"):
+    for name in ("quota_id", "override_id", "change_id", "lease_id", "backfill_id", "batch_id", "entry_id", "token_id"):
         assert all(found in seen for found in apart.b.ids[name]), name
     assert f"{apart.b.word}-job-0" in seen
     assert apart.before["/audit/checkpoint"]

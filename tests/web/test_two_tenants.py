@@ -22,7 +22,16 @@ BODIES: dict[str, object] = {
     "POST /batches/{batch_id}/complete": {"fencing_token": 1},
     "POST /batches/{batch_id}/fail": {"fencing_token": 1, "error": "no", "retryable": True},
 }
-LISTS = ["/quotas", "/quotas/summary", "/quotas/drift", "/admissions", "/backfills", "/audit/entries"]
+LISTS = [
+    "/quotas",
+    "/quota-changes",
+    "/quota-requests",
+    "/quotas/summary",
+    "/quotas/drift",
+    "/admissions",
+    "/backfills",
+    "/audit/entries",
+]
 
 
 @pytest.fixture
@@ -31,11 +40,14 @@ async def ids(api: Api) -> dict[str, str]:
     quota = await api.quota("external")
     raised = {"limits": {"max_active": 9}, "until": await api.in_future(days=1)}
     override = await api.post(f"/quotas/{quota['quota_id']}/overrides", raised)
+    asked = {"job_type": "external", "limits": {"max_active": 6}, "request_reason": "more orders"}
+    change = (await api.post("/quota-requests", asked)).json()
     backfill = (await api.post("/backfills", {"job_type": "external", "source": "orders", "window": WINDOW})).json()
     [batch] = (await api.post("/batches/claim", {"job_types": ["external"]})).json()["batches"]
     return {
         "quota_id": quota["quota_id"],
         "override_id": override.json()["override_id"],
+        "change_id": change["change_id"],
         "lease_id": (await api.admit("external")).json()["lease_id"],
         "backfill_id": backfill["backfill_id"],
         "batch_id": batch["batch_id"],

@@ -217,7 +217,8 @@ def _headers(path: str, method: str) -> Iterator[Document]:
     named = ["X-StellaOps-Tenant"]
     if method in {"post", "patch", "delete"}:
         named.append("Idempotency-Key")
-    if method != "get" and path.startswith((f"{_API}quotas/", f"{_API}policy")):
+    pool = path == f"{_API}allocations/{{job_type}}"
+    if method != "get" and (pool or path.startswith((f"{_API}quotas/", f"{_API}policy"))):
         named.append("If-Match")
     for name in named:
         yield {"name": name, "in": "header", "required": False, **HEADERS_SENT[name]}

@@ -18,7 +18,7 @@ _MAYBE_TEXT: Final[Schema] = {"type": ["string", "null"]}
 _DENIALS: Final[Schema] = {"type": "object", "additionalProperties": _COUNT}
 
 # Members of requests by name; these strings have a form that their type does not show.
-TIMES_SENT: Final = {"WindowIn": ("start", "end"), "NewOverride": ("until", "starts_at")}
+TIMES_SENT: Final = {"WindowIn": ("start", "end"), "NewOverride": ("until", "starts_at"), "NewRequest": ("until",)}
 TIMES_ASKED: Final = frozenset({"at", "since", "until"})
 REQUIRED_IN_QUERY: Final = frozenset({"from"})
 
@@ -63,6 +63,9 @@ _BLOCKING: Final = _object(
     retry_after_seconds={"type": ["number", "null"]},
 )
 
+_CHANGE: Final = {"$ref": "#/components/schemas/ChangeView"}
+_WAITS: Final = "The change that waits for a second person; nothing has changed yet"
+
 # (path, method) → what may be answered beside the type of the route.
 TYPES_ANSWERED: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("/api/v1/audit/export", "get"): ("text/csv", "application/octet-stream"),
@@ -87,6 +90,10 @@ ANSWERS: Final[Mapping[tuple[str, str, str], Schema]] = {
     ("/api/v1/quotas/drift", "get", "200"): _object(
         drift=_COUNT, items=_list(_object(job_type=_MAYBE_TEXT, kept=_USE, recomputed=_USE, drift=_COUNT))
     ),
+    ("/api/v1/quotas", "post", "202"): _CHANGE,
+    ("/api/v1/quotas/{quota_id}", "patch", "202"): _CHANGE,
+    ("/api/v1/quotas/{quota_id}/overrides", "post", "202"): _CHANGE,
+    ("/api/v1/allocations/{job_type}", "put", "201"): {"$ref": "#/components/schemas/AllocationView"},
     ("/api/v1/admissions", "post", "200"): {"$ref": "#/components/schemas/LeaseView"},
     ("/api/v1/admissions/batch", "post", "200"): _object(
         results=_list(
@@ -102,6 +109,10 @@ ANSWERS: Final[Mapping[tuple[str, str, str], Schema]] = {
     ),
 }
 DESCRIBED: Final[Mapping[tuple[str, str, str], str]] = {
+    ("/api/v1/quotas", "post", "202"): _WAITS,
+    ("/api/v1/quotas/{quota_id}", "patch", "202"): _WAITS,
+    ("/api/v1/quotas/{quota_id}/overrides", "post", "202"): _WAITS,
+    ("/api/v1/allocations/{job_type}", "put", "201"): "The pool, where there was none",
     ("/api/v1/admissions", "post", "200"): "The lease that the job already holds",
 }
 
@@ -113,6 +124,14 @@ HEADERS_ANSWERED: Final[Mapping[tuple[str, str, str], Mapping[str, Any]]] = {
     ("/api/v1/quotas/{quota_id}", "patch", "200"): _ETAG,
     ("/api/v1/quotas/{quota_id}/pause", "post", "200"): _ETAG,
     ("/api/v1/quotas/{quota_id}/resume", "post", "200"): _ETAG,
+    ("/api/v1/quotas", "post", "202"): _LOCATION,
+    ("/api/v1/quotas/{quota_id}", "patch", "202"): _LOCATION,
+    ("/api/v1/quotas/{quota_id}/overrides", "post", "202"): _LOCATION,
+    ("/api/v1/quota-requests", "post", "202"): _LOCATION,
+    ("/api/v1/allocations/{job_type}", "get", "200"): _ETAG,
+    ("/api/v1/allocations/{job_type}", "put", "200"): _ETAG,
+    ("/api/v1/allocations/{job_type}", "put", "201"): _ETAG | _LOCATION,
+    ("/api/v1/allocations/{job_type}/apply", "post", "202"): _ETAG | _LOCATION,
     ("/api/v1/policy", "get", "200"): _ETAG,
     ("/api/v1/policy", "put", "200"): _ETAG,
     ("/api/v1/backfills", "post", "202"): _LOCATION,
@@ -127,6 +146,10 @@ LINKED: Final[Mapping[tuple[str, str, str], Mapping[str, str]]] = {
     ("/api/v1/quotas/{quota_id}/overrides", "post", "201"): {
         "quota_id": "$request.path.quota_id",
         "override_id": "$response.body#/override_id",
+    },
+    ("/api/v1/quota-requests", "post", "202"): {
+        "change_id": "$response.body#/change_id",
+        "entry_id": "$response.body#/audit_entry_id",
     },
     ("/api/v1/admissions", "post", "201"): {"lease_id": "$response.body#/lease_id"},
     ("/api/v1/backfills", "post", "202"): {
