@@ -12,6 +12,7 @@ from litestar.types import ControllerRouterHandler
 from jobengine import __version__
 from jobengine.bootstrap import Plane
 from jobengine.web.admissions import admissions
+from jobengine.web.allocations import allocations
 from jobengine.web.audit import audit
 from jobengine.web.audit_export import audit_export
 from jobengine.web.audit_tokens import audit_tokens
@@ -26,6 +27,7 @@ from jobengine.web.openapi import openapi
 from jobengine.web.overrides import overrides
 from jobengine.web.policy import policy
 from jobengine.web.problems import HANDLERS
+from jobengine.web.quota_changes import quota_changes
 from jobengine.web.quota_use import quota_use
 from jobengine.web.quotas import quotas
 
@@ -35,6 +37,8 @@ SUBJECTS: Sequence[ControllerRouterHandler] = (
     quotas,
     quota_use,
     overrides,
+    allocations,
+    quota_changes,
     policy,
     admissions,
     backfills,
