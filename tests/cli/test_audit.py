@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.cli.cutting import cutting
 from tests.cli.processes import Service, Shell, Tenant, serving, wait_until
 
 from jobengine.cli.exits import Exit
@@ -74,7 +75,69 @@ def test_an_export_is_what_the_verifier_takes(admin: Shell, tenant: Tenant, tmp_
     assert (verified.returncode, verified.stdout.split(":")[0]) == (0, "INTACT")
     assert json.loads(streamed[0])["format"] == 1
     assert json.loads(streamed[-1]).keys() == {"entry", "open"}
-    assert list(tmp_path.iterdir()) == [file]
+    assert sorted(tmp_path.iterdir()) == [file, file.with_name("log.ndjson.tiles")]
+
+
+@pytest.mark.usefixtures("recorded")
+def test_an_export_that_was_changed_is_named_by_its_tiles(admin: Shell, tenant: Tenant, tmp_path: Path) -> None:
+    """The file that lies beside an export tells which entry somebody changed with care."""
+    file = tmp_path / "log.ndjson"
+    admin.run("audit", "export", str(file))
+    key = admin.run("audit", "key", "--tenant", tenant.name).out.strip()
+    lines = file.read_bytes().splitlines(keepends=True)
+    entry = json.loads(lines[2])["entry"]
+    lines[2] = lines[2].replace(entry["trace_id"].encode(), b"0" * 32)
+    file.write_bytes(b"".join(lines))
+
+    verified = subprocess.run([VERIFIER, str(file), "--key", key], capture_output=True, text=True, check=False)
+
+    assert verified.returncode == 1
+    assert f"first bad entry: index 1, entry_id {entry['entry_id']}" in verified.stdout
+
+
+@pytest.mark.usefixtures("recorded")
+def test_an_export_goes_on_when_the_connection_breaks(
+    service: Service, admin: Shell, tenant: Tenant, tmp_path: Path
+) -> None:
+    """What had arrived stays, the rest is asked for again, and the whole is intact."""
+    for _ in range(4):
+        assert admin.run("audit", "export").code == Exit.OK
+    file = tmp_path / "log.ndjson"
+    key = admin.run("audit", "key", "--tenant", tenant.name).out.strip()
+
+    with cutting(service.url, "/audit/export", 4_000) as cutter:
+        told = admin.having(URL=cutter.url).run("audit", "export", str(file))
+
+    verified = subprocess.run([VERIFIER, str(file), "--key", key], capture_output=True, text=True, check=False)
+    assert (told.code, cutter.cuts) == (Exit.OK, 1), told.err
+    assert (verified.returncode, verified.stdout.split(":")[0]) == (0, "INTACT"), verified.stdout
+
+
+def test_a_part_of_the_log_is_exported_in_other_forms(admin: Shell, recorded: dict[str, Any]) -> None:
+    """CSV and OCSF of one kind of entries, and lines that keep the hashes of the others."""
+    only = ("--action", "quota.created")
+    people = admin.run("audit", "export", "--format", "csv", *only).out
+    tools = admin.run("audit", "export", "--format", "ocsf", *only).out
+    lines = admin.run("audit", "export", *only).out
+
+    assert people.startswith("sequence,occurred_at,action")
+    assert recorded["entry_id"] in people
+    assert recorded["entry_id"] in [json.loads(line)["metadata"]["uid"] for line in tools.splitlines()]
+    assert {key for line in lines.splitlines() for key in json.loads(line)} >= {"entry", "withheld"}
+
+
+def test_a_governor_erases_a_reason(admin: Shell, tenant: Tenant) -> None:
+    """With a reason of its own; the entry then shows none, and nobody else can do it."""
+    created = admin.run("quota", "create", "erased", *LIMITS, "--reason", "a name", "--output", "json").document
+    entry_id = created["last_change"]["audit_entry_id"]
+    governor = tenant.speaking("Governor")
+
+    assert admin.run("audit", "erase", entry_id, "--reason", "so").code == Exit.AUTH
+    assert governor.run("audit", "erase", entry_id).code != Exit.OK
+    done = governor.run("audit", "erase", entry_id, "--reason", "asked for by the person")
+
+    assert (done.code, "reason" in done.out) == (Exit.OK, True), done.err
+    assert admin.run("quota", "show", created["quota_id"], "--output", "json").document["last_change"]["reason"] is None
 
 
 def test_an_export_that_cannot_be_written_leaves_nothing(admin: Shell, tmp_path: Path) -> None:

@@ -1,22 +1,21 @@
 """``jobengine audit``: read, verify and export the log over the API; its public key from the database itself."""
 
-import sys
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
-from jobengine.authority.scopes import Scope
+from jobengine.cli.audit_exports import Platform, erase, export, log_of, scope_of
 from jobengine.cli.call import TheCall
 from jobengine.cli.exits import CommandFailed, Exit
-from jobengine.cli.show import Columns, cell, print_note, print_table, show_list, show_one
+from jobengine.cli.show import Columns, cell, print_table, show_list, show_one
 from jobengine.clock import format_time
 
 if TYPE_CHECKING:
     from jobengine.cli.installation import Plane
 
 app = App(name="audit", default_parameter=Parameter(negative=()))
+app.command(export)
+app.command(erase)
 
 ENTRIES: Final[Columns] = {
     "SEQUENCE": "sequence",
@@ -32,7 +31,6 @@ ENTRIES: Final[Columns] = {
 KEYS: Final[Columns] = {"KEY": "verifier_key", "SIGNS FROM": "active_from", "UNTIL": "until"}
 
 EveryKey = Annotated[bool, Parameter(name="--all")]
-Platform = Annotated[bool, Parameter(help="the platform's own log; needs a governor, and a reason")]
 
 
 @app.command(name="list")
@@ -89,27 +87,6 @@ def verify(*, platform: Platform = False, call: TheCall) -> int:
 
 
 @app.command
-def export(file: Path | None = None, /, *, platform: Platform = False, call: TheCall) -> None:
-    """Write the log as lines of JSON, for ``jobengine-verify``.
-
-    Args:
-        file: where to; standard output when left out or -.
-        platform: the platform's own log.
-        call: the global options.
-    """
-    with (
-        call.api() as api,
-        api.stream("/audit/export", scope_of(platform=platform), log=log_of(platform=platform)) as chunks,
-    ):
-        if file is None or file == Path("-"):
-            for chunk in chunks:
-                sys.stdout.buffer.write(chunk)
-        else:
-            lines = save(file, chunks)
-            print_note(f"{file}: {lines - 1} entries")
-
-
-@app.command
 def key(*, tenant: str | None = None, platform: bool = False, all_: EveryKey = False, call: TheCall) -> None:
     """Print the public key that verifies a log, as one C2SP vkey line, from the database itself.
 
@@ -144,30 +121,3 @@ def key(*, tenant: str | None = None, platform: bool = False, all_: EveryKey = F
         print_table(found["keys"], KEYS)
     else:
         show_one(call, found, found["verifier_key"])
-
-
-def scope_of(*, platform: bool) -> Scope:
-    """Return the scope that reading a log needs."""
-    return Scope.GOVERN if platform else Scope.AUDIT
-
-
-def log_of(*, platform: bool) -> str | None:
-    """Return the value of the parameter ``log``."""
-    return "platform" if platform else None
-
-
-def save(file: Path, chunks: Iterable[bytes]) -> int:
-    """Write *chunks* to *file*, whole or not at all, and return how many lines they are."""
-    part = file.with_name(f"{file.name}.part")
-    lines = 0
-    try:
-        with part.open("wb") as out:
-            for chunk in chunks:
-                out.write(chunk)
-                lines += chunk.count(b"\n")
-        part.replace(file)
-    except OSError as error:
-        raise CommandFailed(f"cannot write {file}: {error.strerror}", Exit.ERROR) from None
-    finally:
-        part.unlink(missing_ok=True)
-    return lines
