@@ -1,6 +1,7 @@
 """Structured logs on standard error: one JSON object a line, without local variables, for those may hold secrets."""
 
 import json
+import logging
 import re
 import sys
 from typing import Final, Literal
@@ -40,6 +41,20 @@ def configure_logs(level: Level = "info") -> None:
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+class _ToStructlog(logging.Handler):
+    """Send what libraries log the way our own logs go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def send_logs_to_structlog() -> None:
+    """Give the logs of libraries the form of ours, warnings and worse."""
+    logging.root.handlers = [_ToStructlog()]
+    logging.root.setLevel(logging.WARNING)
 
 
 def hears(level: Level) -> bool:

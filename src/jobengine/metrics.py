@@ -88,6 +88,21 @@ WAITING = Gauge(
     multiprocess_mode="livesum",
     registry=REGISTRY,
 )
+WAKE_UPS = Counter(
+    "jobengine_wake_ups", "Wake-ups sent to workers over the broker, by job type", ["job_type"], registry=REGISTRY
+)
+WAKE_UPS_WAITING = Gauge(
+    "jobengine_wake_ups_waiting",
+    "Wake-ups that lie in the broker",
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
+RELAY_LAG = Gauge(
+    "jobengine_relay_lag_seconds",
+    "For how long no wake-up could be sent, because the broker or the database did not answer",
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
 TENANT_ADMISSIONS = Counter(
     "jobengine_tenant_admissions", "Admission requests by tenant and outcome", ["tenant", "outcome"], registry=REGISTRY
 )

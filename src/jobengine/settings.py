@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,9 +18,14 @@ from jobengine.logs import Level
 PREFIX = "JOBENGINE_"
 
 JobTypeName = Annotated[str, msgspec.Meta(pattern=JOB_TYPE)]
+# A URL may stand alone, behind "http:", or behind it without its scheme.
 Handler = Annotated[
-    str, msgspec.Meta(pattern=r"^(external|python:[\w.]+:[A-Za-z_]\w*|command:.+|https?://.+|http:.+)\Z")
+    str,
+    msgspec.Meta(
+        pattern=r"^(external|python:[\w.]+:[A-Za-z_]\w*|command:.+|(http:)?https?://[^/?#\s]\S*|http:[^/?#\s]\S*)\Z"
+    ),
 ]
+Executor = Literal["embedded", "worker", "celery"]
 
 
 class SettingsError(ValueError):
@@ -27,16 +33,32 @@ class SettingsError(ValueError):
 
 
 class JobType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How batches of one job type run; *lease_seconds* is how long a worker may be silent."""
+    """How batches of one job type run; *lease_seconds* is how long a worker may be silent.
+
+    The *executor* is the service itself unless said otherwise: "worker" leaves batches to workers that ask for them
+    over the API, "celery" wakes those workers over a broker as well.
+    """
 
     handler: Handler
     lease_seconds: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 15
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can never run."""
+        if self.handler == "external" and self.executor == "embedded":
+            raise ValueError("an external handler is not embedded")
+        if self.handler.startswith("http"):
+            # Raises for a port that is none.
+            rest = self.handler.removeprefix("http:")
+            address = urlsplit(rest if "//" in rest[:8] else f"//{rest}")
+            if not address.hostname or address.port == 0:
+                raise ValueError(f"{self.handler} has no host, or a port that is none")
 
     @property
     def is_external(self) -> bool:
         """Tell whether workers outside this service run it."""
-        return self.handler == "external"
+        return self.handler == "external" or self.executor in {"worker", "celery"}
 
 
 class _ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,11 +83,19 @@ class Settings:
     metrics_port: int | None = None
     log_level: Level = "info"
     job_types: Mapping[str, JobType] = field(default_factory=dict[str, JobType])
+    broker_url: str | None = field(default=None, repr=False)
+    broker_queue: str = "jobengine"
+    broker_slots: int = 4
 
     @property
     def master_key_path(self) -> Path:
         """Where the master key lies: outside the database, always."""
         return self.master_key_file or self.data_dir / "master.key"
+
+    @property
+    def celery_job_types(self) -> list[str]:
+        """The job types whose workers are woken over a broker."""
+        return [name for name, job in self.job_types.items() if job.executor == "celery"]
 
     @property
     def is_loopback(self) -> bool:
@@ -93,6 +123,9 @@ class _Environment(msgspec.Struct, rename=lambda name: PREFIX + name.upper()):
     metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
     log_level: Level | None = None
     config: str | None = None
+    broker_url: Annotated[str, msgspec.Meta(pattern=r"^(amqp|redis)s?://\S+\Z")] | None = None
+    broker_queue: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")] | None = None
+    broker_slots: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:

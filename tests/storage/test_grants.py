@@ -25,6 +25,8 @@ GRANTS = {
     "admission_grants": {APP: {READ, ADD, CHANGE, TAKE}},
     "admission_denials": {APP: {READ, ADD, CHANGE}, SYSTEM: {READ, TAKE}},
     "leases": {APP: {READ, ADD, CHANGE}, SYSTEM: {READ, TAKE}},
+    "batch_wakeups": {SYSTEM: {READ, ADD, CHANGE, TAKE}},
+    "relay_turn": {SYSTEM: {READ, CHANGE}},
     "idempotency_keys": {APP: {READ, ADD, CHANGE, TAKE}, SYSTEM: {READ, TAKE}},
 }
 REFUSED = [

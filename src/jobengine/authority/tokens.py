@@ -70,6 +70,7 @@ class BatchAttempt:
     tenant_id: str
     batch_id: str
     fencing_token: int
+    client_id: str = EMBEDDED_WORKER
 
 
 def mint_for_batch(
@@ -82,9 +83,9 @@ def mint_for_batch(
     if life > LONGEST_TOKEN_LIFE:
         raise ValueError(f"no token may live longer than {LONGEST_TOKEN_LIFE}")
     claims: dict[str, object] = {
-        "client_id": EMBEDDED_WORKER,
-        "sub": EMBEDDED_WORKER,
-        "owner": EMBEDDED_WORKER,
+        "client_id": attempt.client_id,
+        "sub": attempt.client_id,
+        "owner": attempt.client_id,
         "tenant": attempt.tenant_id,
         "scope": Scope.EXECUTE.value,
         "roles": [Role.WORKER.value],

@@ -1,7 +1,6 @@
 """A serving process: the port, the plane, the standing work, and an orderly end on SIGTERM or SIGINT."""
 
 import asyncio
-import logging
 import multiprocessing
 import os
 import signal
@@ -13,7 +12,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import structlog
 import uvicorn
 import uvloop
 from uvicorn.supervisors import Multiprocess
@@ -24,7 +22,9 @@ from jobengine.cli.exits import CommandFailed, Exit
 from jobengine.cli.http_protocol import BoundedHttpProtocol
 from jobengine.cli.installation import opened, settings_of
 from jobengine.cli.metrics_port import serving_metrics
+from jobengine.cli.relaying import relaying
 from jobengine.errors import JobengineError
+from jobengine.logs import send_logs_to_structlog
 from jobengine.metrics import forget_process, several_processes
 from jobengine.settings import Settings
 from jobengine.web.app import make_app
@@ -64,10 +64,10 @@ def run(call: Call, workers: int) -> int:
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncGenerator[Plane]:
     """Open the plane with everything that a serving process does beside answering requests."""
-    async with opened(settings, serving=True) as plane:
+    async with opened(settings, serving=True) as plane, relaying(plane) as relayed:
         supervisor = Supervisor(plane, settings.embedded_slots)
         try:
-            async with background(plane, ("batches", timedelta(0), supervisor.step)):
+            async with background(plane, ("batches", timedelta(0), supervisor.step), *relayed):
                 yield plane
         finally:
             # Only now: while it still looks for work, it would fill the slots that closing makes free.
@@ -224,20 +224,6 @@ def announce(url: str) -> None:
     """Tell whoever waits that requests are answered now."""
     sys.stderr.write(f"jobengine serves on {url}\n")
     sys.stderr.flush()
-
-
-class _ToStructlog(logging.Handler):
-    """Send what libraries log the way our own logs go."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log = structlog.get_logger()
-        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
-
-
-def send_logs_to_structlog() -> None:
-    """Give the logs of libraries the form of ours, warnings and worse."""
-    logging.root.handlers = [_ToStructlog()]
-    logging.root.setLevel(logging.WARNING)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from jobengine import __version__
 from jobengine.bootstrap import Plane
 from jobengine.web.admissions import admissions
 from jobengine.web.allocations import allocations
+from jobengine.web.attempts import attempts
 from jobengine.web.audit import audit
 from jobengine.web.audit_export import audit_export
 from jobengine.web.audit_tokens import audit_tokens
@@ -43,6 +44,7 @@ SUBJECTS: Sequence[ControllerRouterHandler] = (
     admissions,
     backfills,
     batches,
+    attempts,
     audit,
     audit_export,
     audit_tokens,
