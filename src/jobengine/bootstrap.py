@@ -31,6 +31,7 @@ from jobengine.metrics import CONNECTIONS, SEQUENCED, WAITING
 from jobengine.quota.policy import FIRST_POLICY
 from jobengine.settings import Settings, SettingsError
 from jobengine.storage.anchors import Heart
+from jobengine.storage.admission_tidying import tidy_admissions
 from jobengine.storage.authority import (
     Revocations,
     add_tenant,
@@ -45,7 +46,9 @@ from jobengine.storage.database import Database
 from jobengine.storage.embedded import EmbeddedPostgres
 from jobengine.storage.governance_work import GovernanceWork
 from jobengine.storage.migrator import migrate
+from jobengine.storage.events import forget_events
 from jobengine.storage.sequencer import Sequencer
+from jobengine.storage.simulator import Simulator
 from jobengine.tenancy.model import PLATFORM, Principal
 from jobengine.tracing import NO_TRACES, Traces, start_traces
 
@@ -86,6 +89,7 @@ class Plane:
     refusals: RefusalMeter = field(default_factory=RefusalMeter, init=False, repr=False)
     throttle: SecretThrottle = field(default_factory=SecretThrottle, init=False, repr=False)
     committer: AdmissionCommitter = field(init=False, repr=False)
+    simulator: Simulator = field(init=False, repr=False)
     batches: BatchCommitter = field(init=False, repr=False)
     _verified: dict[str, Verified] = field(default_factory=dict[str, Verified], init=False, repr=False)
 
@@ -162,14 +166,17 @@ class Plane:
 
     async def prune(self) -> None:
         """Forget what nobody may ask for any more."""
+        await tidy_admissions(self.database)
         for query in (
             "system_prune_idempotency_keys",
-            "system_prune_leases",
             "system_prune_denials",
             "system_prune_revoked_tokens",
         ):
             async with self.database.system() as tx:
                 await tx.run(query)
+        async with self.database.system() as tx:
+            await tx.run("system_forget_asks", days=self.settings.ask_retention_days)
+        await forget_events(self.database, self.settings.event_retention)
 
     def _use(self, keys: tuple[SigningKey, ...]) -> None:
         self.keys = keys
@@ -200,6 +207,7 @@ async def open_plane(settings: Settings, *, serving: bool = False) -> AsyncGener
         stack.push_async_callback(database.close)
         plane = await _assemble(settings, database, serving=serving)
         plane.traces = traces
+        plane.simulator = Simulator(login)
         # Before the pools close: what was accepted is finished.
         stack.push_async_callback(plane.committer.close)
         stack.push_async_callback(plane.batches.close)

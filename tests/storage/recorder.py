@@ -12,14 +12,18 @@ from psycopg.rows import DictRow
 from tests.conftest import PassTime
 from tests.factories import INTENTS, LIMITS, ROOMY, Api, make_api
 
+from jobengine.audit.checkpoint import COSIGNATURE, VerifierKey
+from jobengine.audit.witness import Submission
 from jobengine.authority.entries import Visit, grant_entry
 from jobengine.authority.grants import Grant
 from jobengine.authority.intent import Intent
 from jobengine.authority.scopes import Scope
 from jobengine.ids import new_id
+from jobengine.storage.admission_tidying import tidy_admissions
 from jobengine.storage.audit import PostgresAudit
 from jobengine.storage.authority import revoke
 from jobengine.storage.database import Asked, Transaction
+from jobengine.storage.witnesses import Shown, keep_cosignature
 
 MOST_LOOKS = 600
 
@@ -47,18 +51,11 @@ class Recorder:
 def recording() -> Iterator[Recorder]:
     """Listen to every transaction of this process; nothing of what it does is changed."""
     recorder = Recorder()
-    real_together = Transaction.together
-
-    async def noted_together(tx: Transaction, *asked: Asked) -> list[list[DictRow]]:
-        answers = await real_together(tx, *asked)
-        for (query, values), rows in zip(asked, answers, strict=True):
-            recorder.note(tx, query, values, len(rows))
-        return answers
-
     with pytest.MonkeyPatch.context() as patch:
         for name, touched in TOUCHED.items():
             patch.setattr(Transaction, name, noted(recorder, getattr(Transaction, name), touched))
-        patch.setattr(Transaction, "together", noted_together)
+        for name in ("begin", "together", "commit"):
+            patch.setattr(Transaction, name, noted_together(recorder, getattr(Transaction, name)))
         yield recorder
 
 
@@ -71,6 +68,16 @@ def noted(recorder: Recorder, real: Callable[..., Awaitable[Any]], touched: Call
         answer = await real(tx, query, **values)
         recorder.note(tx, query, values, touched(answer))
         return answer
+
+    return ask
+
+
+def noted_together(recorder: Recorder, real: Callable[..., Awaitable[list[list[DictRow]]]]) -> object:
+    async def ask(tx: Transaction, *asked: Asked) -> list[list[DictRow]]:
+        answers = await real(tx, *asked)
+        for (query, values), rows in zip(asked, answers, strict=True):
+            recorder.note(tx, query, values, len(rows))
+        return answers
 
     return ask
 
@@ -137,10 +144,13 @@ async def _admit(api: Api, later: PassTime) -> None:
     await api.admit("external", slots=2)
     await api.post(f"/admissions/{first['lease_id']}/release", token)
     await later(api.tenant_id, 4_000)
+    await tidy_admissions(api.plane.database)
     held = (await api.admit("external")).json()
     await api.delete(f"/admissions/{held['lease_id']}")
     await api.post("/admissions/batch", {"requests": [{"job_type": "external", "job_id": "job-2"}] * 2})
-    await api.quota("hourly", max_per_hour=1)
+    hourly = await api.quota("hourly", max_per_hour=1)
+    await api.admit("hourly")
+    await api.patch(f"/quotas/{hourly['quota_id']}", {"limits": {"max_per_hour": 2}})
     await api.post("/admissions/batch", {"requests": [{"job_type": "hourly"}] * 2})
     await api.admit("hourly")
 
@@ -214,6 +224,7 @@ async def _look_around(api: Api) -> None:
     now = await api.in_future(minutes=1)
     entry = quotas[0]["last_change"]["audit_entry_id"]
     granted = await _granted(api)
+    await _witnessed(api)
     paths: Sequence[str] = (
         path, f"{path}/history?at={now}", f"{path}/overrides", "/quotas/summary", "/quotas/drift", "/policy",
         "/admissions", "/backfills", "/audit/entries", f"/audit/entries/{entry}", f"/audit/entries/{entry}/proof",
@@ -224,6 +235,12 @@ async def _look_around(api: Api) -> None:
         await api.get(one)
     for backfill in (await api.get("/backfills")).json()["items"]:
         await api.get(f"/backfills/{backfill['backfill_id']}/batches")
+
+
+async def _witnessed(api: Api) -> None:
+    """Keep a line of a witness."""
+    shown = Shown(api.tenant_id, 1, Submission(0, (), "a head\n\n"))
+    await keep_cosignature(api.plane.database, shown, VerifierKey("w.example", bytes(32), COSIGNATURE), "line", 1)
 
 
 async def _granted(api: Api) -> str:

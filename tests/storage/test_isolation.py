@@ -17,13 +17,11 @@ from jobengine.bootstrap import Plane
 from jobengine.storage.queries import QUERIES
 
 # What belongs to no tenant: the clock, the binding itself, and the one policy.
-PLATFORM = {"now", "set_tenant", "get_policy", "lock_policy", "set_policy"}
+PLATFORM = {"now", "set_tenant", "get_policy", "lock_policy", "set_policy", "policy_changes"}
 # What waits for the sequencer, which may have been quicker; and a change that finds itself done when it is repeated.
 SOON_EMPTY = {"audit_unplaced", "attempt_end"}
 TENANT_QUERIES = sorted(name for name in QUERIES if not name.startswith("system_") and name not in PLATFORM)
 SYSTEM_QUERIES = {
-    "system_keep_cosignature",
-    "system_unwitnessed_logs",
     "system_add_client",
     "system_add_key",
     "system_add_log",
@@ -49,8 +47,10 @@ SYSTEM_QUERIES = {
     "system_forget_wakeups",
     "system_give_back_shards",
     "system_has_tenant",
+    "system_idle_admissions",
     "system_is_member",
     "system_join_sequencers",
+    "system_keep_cosignature",
     "system_leave_relay",
     "system_leave_shards",
     "system_list_clients",
@@ -66,7 +66,11 @@ SYSTEM_QUERIES = {
     "system_own_shards",
     "system_place",
     "system_place_nodes",
+    "system_old_attempts",
+    "system_prune_attempts",
     "system_prune_denials",
+    "system_prune_event_calls",
+    "system_prune_event_keys",
     "system_prune_idempotency_keys",
     "system_prune_leases",
     "system_prune_revoked_tokens",
@@ -82,6 +86,7 @@ SYSTEM_QUERIES = {
     "system_take_intake",
     "system_take_relay",
     "system_unlock_migrations",
+    "system_unwitnessed_logs",
     "system_waiting_logs",
 }
 

@@ -18,6 +18,7 @@ Kind = Literal["live", "backfill"]
 HOUR = timedelta(hours=1)
 TOKEN = 10**12
 WHOLE_TENANT = ""
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class LimitKind(StrEnum):
@@ -78,13 +79,45 @@ class Account:
         full = self.limits.burst * TOKEN
         if self.bucket_pico is None or self.bucket_at is None:
             return full
-        micros = max(0, (now - self.bucket_at) // timedelta(microseconds=1))
-        return min(full, self.bucket_pico + micros * self.refill_micro)
+        if now <= self.bucket_at:
+            return min(full, self.bucket_pico)
+        return min(full, self.bucket_pico + (now - self.bucket_at) // _MICROSECOND * self.refill_micro)
 
     @property
     def refill_micro(self) -> int:
         """Millionths of a token per second."""
         return int(self.limits.refill_per_second * 10**6)
+
+    def holding(self, slots: int, backfill_slots: int, admissions: int) -> "Account":
+        """Return the account with so much more held and admitted, or less where negative; the bucket stays as it is.
+
+        >>> Account("scan", None, Limits(9, 9, 9, Decimal(1))).holding(2, 0, 1).active
+        2
+        """
+        return Account(
+            self.name, self.quota_id, self.limits, self.paused, self.active + slots,
+            self.active_backfill + backfill_slots, self.granted_hour + admissions, self.bucket_pico, self.bucket_at,
+            self.batch_waits, self.ahead,
+        )  # fmt: skip
+
+    def settled(self, past: Sequence[tuple[datetime, Limits]]) -> "Account":
+        """Return the account with its bucket counted up to the last change of its limits.
+
+        *past* are limits that held, in their order, each with the time until which it did: a change acts from its
+        own time on, and never on what was refilled before.
+
+        >>> from datetime import UTC
+        >>> then, minute = datetime(2026, 1, 1, tzinfo=UTC), timedelta(minutes=1)
+        >>> raised = Account("scan", None, Limits(1, 1, 500, Decimal(2)), bucket_pico=0, bucket_at=then)
+        >>> raised.settled([(then + minute, Limits(1, 1, 500, Decimal(1)))]).level_pico(then + 2 * minute) // TOKEN
+        180
+        """
+        account = self
+        for until, limits in past:
+            if account.bucket_at is not None and until > account.bucket_at:
+                level = replace(account, limits=limits).level_pico(until)
+                account = replace(account, bucket_pico=level, bucket_at=until)
+        return account
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,40 +207,39 @@ def slot_maximum(account: Account, kind: Kind, backfill_share: Decimal) -> int:
     return whole - 1 if account.batch_waits and whole >= 2 else whole  # noqa: PLR2004 - one slot cannot be shared
 
 
-def _blocking(ask: Ask, account: Account, share: Decimal, now: datetime) -> Iterable[Blocking]:
-    limits = account.limits
-
-    def blocked(limit: LimitKind, maximum: int, used: int, requested: int) -> Blocking:
-        return Blocking(limit, account.quota_id, account.job_type, maximum, used, requested)
-
+def _blocking(ask: Ask, account: Account, share: Decimal, now: datetime) -> list[Blocking]:
+    # Asked for every admission, and nearly always to find nothing: it makes nothing that it need not.
+    limits, slots, found = account.limits, ask.slots, list[Blocking]()
     if account.paused:
-        yield blocked(LimitKind.PAUSED, limits.max_active, account.active, ask.slots)
-    if account.active + ask.slots > (most := _live_maximum(ask, account, share)):
-        yield blocked(LimitKind.MAX_ACTIVE, most, account.active, ask.slots)
-    # Both may block at once, and one may give way long before the other.
-    cap = slot_maximum(account, "backfill", share)
-    if ask.kind == "backfill" and account.active_backfill + ask.slots > cap:
-        yield replace(blocked(LimitKind.MAX_ACTIVE, cap, account.active_backfill, ask.slots), by_share=True)
+        found.append(_blocked(LimitKind.PAUSED, account, limits.max_active, account.active, slots))
+    most = slot_maximum(account, "live", share) if ask.kind == "live" else limits.max_active
+    if account.active + slots > most:
+        found.append(_blocked(LimitKind.MAX_ACTIVE, account, most, account.active, slots))
+    if ask.kind == "backfill":
+        # Both may block at once, and one may give way long before the other.
+        cap = slot_maximum(account, "backfill", share)
+        if account.active_backfill + slots > cap:
+            blocked = _blocked(LimitKind.MAX_ACTIVE, account, cap, account.active_backfill, slots)
+            found.append(replace(blocked, by_share=True))
     if account.granted_hour + 1 > limits.max_per_hour:
-        yield blocked(LimitKind.MAX_PER_HOUR, limits.max_per_hour, account.granted_hour, 1)
+        found.append(_blocked(LimitKind.MAX_PER_HOUR, account, limits.max_per_hour, account.granted_hour, 1))
     if (level := account.level_pico(now)) < TOKEN:
-        yield blocked(LimitKind.RATE, limits.burst, limits.burst - level // TOKEN, 1)
+        found.append(_blocked(LimitKind.RATE, account, limits.burst, limits.burst - level // TOKEN, 1))
+    return found
 
 
-def _live_maximum(ask: Ask, account: Account, share: Decimal) -> int:
-    return account.limits.max_active if ask.kind == "backfill" else slot_maximum(account, "live", share)
+def _blocked(limit: LimitKind, account: Account, maximum: int, used: int, requested: int) -> Blocking:
+    return Blocking(limit, account.quota_id, account.job_type, maximum, used, requested)
 
 
 def _take(ask: Ask, account: Account, now: datetime) -> Account:
-    return replace(
-        account,
-        active=account.active + ask.slots,
-        active_backfill=account.active_backfill + (ask.slots if ask.kind == "backfill" else 0),
-        granted_hour=account.granted_hour + 1,
-        bucket_pico=account.level_pico(now) - TOKEN,
-        bucket_at=now,
-        batch_waits=account.batch_waits and ask.kind == "live",
-    )
+    taken = account.holding(ask.slots, ask.slots if ask.kind == "backfill" else 0, 1)
+    level = account.level_pico(now) - TOKEN
+    waits = account.batch_waits and ask.kind == "live"
+    return Account(
+        taken.name, taken.quota_id, taken.limits, taken.paused, taken.active, taken.active_backfill,
+        taken.granted_hour, level, now, waits, taken.ahead,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,11 @@ from jobengine.storage.migrator import SCHEMA
 from jobengine.storage.queries import QUERIES
 
 Connection = psycopg.AsyncConnection[DictRow]
+Cursor = psycopg.AsyncCursor[DictRow]
 CONNECT_SECONDS = 30
-_OPTIONS = f"-c search_path={SCHEMA} -c timezone=UTC -c idle_in_transaction_session_timeout=60s"
+# Locks are waited for and then read behind: a database whose default is stricter would fail every second writer instead.
+_ISOLATION = r"-c default_transaction_isolation=read\ committed"
+_OPTIONS = f"-c search_path={SCHEMA} -c timezone=UTC -c idle_in_transaction_session_timeout=60s {_ISOLATION}"
 
 
 Asked = tuple[str, Mapping[str, object]]
@@ -28,11 +31,45 @@ class Transaction:
     *now* is the database's clock when the transaction began.
     """
 
-    def __init__(self, connection: Connection, tenant_id: str, now: datetime) -> None:
+    def __init__(self, connection: Connection, tenant_id: str) -> None:
         self._connection = connection
         self.tenant_id = tenant_id
-        self.now = now
+        self.now = datetime.max.replace(tzinfo=UTC)
+        self._opened: tuple[Sequence[Asked], list[list[DictRow]]] = ((), [])
+        self._with_commit: list[Callable[[], Sequence[Asked]]] = []
         self._afterwards: list[Callable[[], None]] = []
+
+    async def begin(self, *asked: Asked) -> list[list[DictRow]]:
+        """Begin, and run named queries in the same round trip; `opened` gives their rows to whoever needs them."""
+        bind: Asked = ("set_tenant", {}) if self.tenant_id else ("now", {})
+        async with self._connection.pipeline():
+            await self._connection.execute(b"begin", prepare=False)
+            cursors = [await self._send(*one) for one in (bind, *asked)]
+        [bound], *answers = [await _rows(cursor) for cursor in cursors]
+        self.now = bound["now"]
+        self._opened = (asked, answers)
+        return answers
+
+    def opened(self, asked: Sequence[Asked]) -> list[list[DictRow]]:
+        """Return, once, the rows of these queries if the transaction began with them, else nothing."""
+        begun, answers = self._opened
+        self._opened = ((), [])
+        return answers if list(begun) == list(asked) else []
+
+    def with_commit(self, pending: Callable[[], Sequence[Asked]]) -> None:
+        """Run what *pending* says then in one round trip with the commit, or sooner where somebody asks for it."""
+        self._with_commit.append(pending)
+
+    def pending(self) -> list[Asked]:
+        """Return what waits for the commit, for whoever runs it now."""
+        return [one for pending in self._with_commit for one in pending()]
+
+    async def commit(self, *asked: Asked) -> list[list[DictRow]]:
+        """Run named queries and commit, in one round trip."""
+        async with self._connection.pipeline():
+            cursors = [await self._send(*one) for one in asked]
+            await self._connection.execute(b"commit", prepare=False)
+        return [await _rows(cursor) for cursor in cursors]
 
     def when_committed(self, tell: Callable[[], None]) -> None:
         """Call *tell* once the transaction is durable, and never if it is not: for counting what has happened."""
@@ -68,17 +105,21 @@ class Transaction:
 
     async def together(self, *asked: Asked) -> list[list[DictRow]]:
         """Run named queries in one round trip, each after the one before it, and return the rows of each."""
+        if not asked:
+            return []
         async with self._connection.pipeline():
-            cursors = [
-                await self._connection.execute(QUERIES[query], self._values(dict(values))) for query, values in asked
-            ]
-        return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+            cursors = [await self._send(*one) for one in asked]
+        return [await _rows(cursor) for cursor in cursors]
 
     async def run_many(self, query: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Run a named query once for each of *rows*, in one round trip."""
         if rows:
             async with self._connection.cursor() as cursor:
                 await cursor.executemany(QUERIES[query], [self._values(dict(row)) for row in rows])
+
+    async def _send(self, query: str, values: Mapping[str, object]) -> Cursor:
+        # What every request asks is worth a plan of its own at once.
+        return await self._connection.execute(QUERIES[query], self._values(dict(values)), prepare=True)
 
     def _values(self, values: dict[str, object]) -> dict[str, Any]:
         # The tenant comes last: no caller's value can stand in its place.
@@ -117,21 +158,26 @@ class Database:
         await self._system.close()
 
     @asynccontextmanager
-    async def transaction(self, tenant_id: str) -> AsyncGenerator[Transaction]:
-        """Open a transaction of *tenant_id*: committed at the end, rolled back by any error."""
+    async def transaction(self, tenant_id: str, *first: Asked) -> AsyncGenerator[Transaction]:
+        """Open a transaction of *tenant_id*: committed at the end, rolled back by any error.
+
+        It may begin with what is to be asked *first*, in one round trip.
+        """
         async with _open(self._app) as connection:
-            async with connection.transaction():
-                tx = Transaction(connection, tenant_id, await _bind(connection, "set_tenant", tenant_id=tenant_id))
-                yield tx
+            tx = Transaction(connection, tenant_id)
+            await tx.begin(*first)
+            yield tx
+            await tx.commit(*tx.pending())
             tx.committed()
 
     @asynccontextmanager
     async def system(self) -> AsyncGenerator[Transaction]:
         """Open a transaction of the system role, for the closed list of ``system_*`` queries."""
         async with _open(self._system) as connection:
-            async with connection.transaction():
-                tx = Transaction(connection, "", await _bind(connection, "now"))
-                yield tx
+            tx = Transaction(connection, "")
+            await tx.begin()
+            yield tx
+            await tx.commit(*tx.pending())
             tx.committed()
 
     def pools(self) -> list[PoolUse]:
@@ -139,9 +185,8 @@ class Database:
         return [_use(name, pool) for name, pool in (("app", self._app), ("system", self._system))]
 
 
-async def _bind(connection: Connection, query: str, **values: str) -> datetime:
-    row = await (await connection.execute(QUERIES[query], values)).fetchone()
-    return row["now"] if row else datetime.max.replace(tzinfo=UTC)
+async def _rows(cursor: Cursor) -> list[DictRow]:
+    return await cursor.fetchall() if cursor.description else []
 
 
 def _pool(conninfo: str, role: str, size: int) -> AsyncConnectionPool[Connection]:

@@ -1,6 +1,6 @@
 """Admissions: ask for slots, keep them, give them back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import ceil
 from typing import Annotated, Any, Literal
 
@@ -15,8 +15,18 @@ from jobengine.errors import JobengineError
 from jobengine.metrics import note_admission
 from jobengine.quota.admission import Ask, Blocking, Denied, TooManySlots, longest_wait
 from jobengine.storage.admission import Answer as Decided
-from jobengine.storage.admission import Lease, Repeated, force_out, lease_of, open_desk
-from jobengine.storage.admission_group import Acquire, Operation, Outcome, Release, Released, Renew, decide_group
+from jobengine.storage.admission import Lease, Repeated, force_out, lease_of
+from jobengine.storage.admission_group import (
+    Acquire,
+    AcquireMany,
+    Answers,
+    Operation,
+    Outcome,
+    Release,
+    Released,
+    Renew,
+    decide_group,
+)
 from jobengine.storage.audit import PostgresAudit
 from jobengine.storage.database import Transaction
 from jobengine.web.edge import Answer, Edge, Refusal, known_id, needs, respond
@@ -107,15 +117,8 @@ async def acquire(edge: Edge, data: NewAdmission) -> Response[LeaseView]:
 @post("/admissions/batch", opt=needs("orch:admit"), status_code=200, request_max_body_size=MAX_BATCH_BODY)
 async def acquire_many(edge: Edge, data: NewAdmissions) -> Response[dict[str, Any]]:
     """Ask many times at once; each answer stands at its question's place."""
-
-    async def work(tx: Transaction, act: Act) -> Answer:
-        desk = await open_desk(tx, {request.job_type for request in data.requests})
-        decided = await desk.ask([request.ask() for request in data.requests], act.principal.client_id)
-        await desk.write()
-        tx.when_committed(lambda: _count(edge, decided))
-        return Answer(200, {"results": [_result(item) for item in decided]})
-
-    return await edge.change(work)
+    asks = tuple(request.ask() for request in data.requests)
+    return await _carry_out(edge, AcquireMany(asks, edge.principal.client_id))
 
 
 @post("/admissions/{lease_id:str}/renew", opt=needs("orch:admit"), status_code=200)
@@ -133,12 +136,12 @@ async def release_lease(edge: Edge, lease_id: str, data: Giving) -> Response[Non
 async def _carry_out(edge: Edge, operation: Operation) -> Response[Any]:
     if not edge.has_idempotency_key:
         outcome = await edge.plane.committer.carry_out(edge.tenant_id, operation)
-        _count(edge, [outcome], renewing=isinstance(operation, Renew))
+        _count(edge, outcome, renewing=isinstance(operation, Renew))
         return respond(_answer(operation, outcome), edge.trace_id)
 
     async def work(tx: Transaction, act: Act) -> Answer | Refusal:  # noqa: ARG001 - the signature of a work
         [outcome] = await decide_group(tx, [operation])
-        tx.when_committed(lambda: _count(edge, [outcome], renewing=isinstance(operation, Renew)))
+        tx.when_committed(lambda: _count(edge, outcome, renewing=isinstance(operation, Renew)))
         return _answer(operation, outcome)
 
     # The answer is kept in the transaction that made it, so this one goes alone.
@@ -188,28 +191,30 @@ def _answer(operation: Operation, outcome: Outcome) -> Answer | Refusal:
             return _denial(outcome)
         case TooManySlots():
             return _too_many(outcome)
+        case Answers(items):
+            return Answer(200, {"results": [_result(item) for item in items]})
         case Released():
             return Answer(204)
         case JobengineError():
             raise outcome
 
 
-def _count(edge: Edge, outcomes: Sequence[Outcome], *, renewing: bool = False) -> None:
+def _count(edge: Edge, outcome: Outcome, *, renewing: bool = False) -> None:
     tenant_id = edge.tenant_id if edge.plane.settings.metrics_port else None
-    for outcome in outcomes:
-        match outcome:
+    for item in outcome.items if isinstance(outcome, Answers) else (outcome,):
+        match item:
             case Lease():
                 note_admission("renewed" if renewing else "granted", tenant_id=tenant_id)
             case Repeated():
                 note_admission("repeated", tenant_id=tenant_id)
             case Denied(blocking):
-                note_admission("denied", [item.limit.value for item in blocking], tenant_id=tenant_id)
+                note_admission("denied", [found.limit.value for found in blocking], tenant_id=tenant_id)
             case TooManySlots():
                 note_admission("slots_exceed_limit", tenant_id=tenant_id)
             case Released():
                 note_admission("released", tenant_id=tenant_id)
-            case JobengineError():
-                pass  # told as a problem, and counted there
+            case _:
+                pass  # a refusal is told as a problem, and counted there
 
 
 def _result(decided: Decided) -> dict[str, Any]:

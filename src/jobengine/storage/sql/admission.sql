@@ -1,59 +1,88 @@
 -- name: admission_lock
--- Take the tenant's lock: whoever adds or removes a lease of tenant_id holds this row. No row: nothing was ever admitted.
-select account from admission_accounts where tenant_id = %(tenant_id)s and account = '' for update;
+-- Take the tenant's lock: whoever adds or removes a lease of tenant_id holds this row, and takes it before any other.
+-- The decision's time is the database's clock once the lock is held, and never before the last decision's. No row:
+-- nothing was ever admitted.
+with held as materialized (
+    select decided_at from admission_accounts where tenant_id = %(tenant_id)s and account = '' for update
+)
+select set_config('jobengine.decided_at', greatest(clock_timestamp(), decided_at)::text, true)::timestamptz as now
+from held;
 
 -- name: admission_start
 -- The tenant's first admission makes its lock row; a concurrent first one waits here. tenant_id has one such row.
 insert into admission_accounts (tenant_id, account) values (%(tenant_id)s, '') on conflict do nothing;
 
--- name: admission_now
--- The decision's time for tenant_id: the database's clock after the lock, and never before the last decision's.
-select greatest(clock_timestamp(), decided_at) as now from admission_accounts
-where tenant_id = %(tenant_id)s and account = '';
-
 -- name: admission_expire
 -- End the leases of tenant_id that nobody renewed in time; the caller takes them out of the sums under the same lock.
-update leases set ended_at = %(now)s, ending = 'expired'
-where tenant_id = %(tenant_id)s and ended_at is null and expires_at <= %(now)s
-returning job_type, slots, kind;
+update leases set ended_at = decided_at(), ending = 'expired'
+where tenant_id = %(tenant_id)s and ended_at is null and expires_at <= decided_at()
+returning lease_id, job_type, slots, kind;
 
 -- name: admission_forget_hour
 -- Drop the admissions of tenant_id that have left the rolling hour; the caller takes them out of granted_hour.
-delete from admission_grants
-where tenant_id = %(tenant_id)s and account = any(%(accounts)s) and at <= %(now)s::timestamptz - interval '1 hour'
-returning account, granted;
+with gone as (
+    delete from admission_grants
+    where tenant_id = %(tenant_id)s and account = any(%(accounts)s) and at <= decided_at() - interval '1 hour'
+    returning account, granted
+)
+select account, sum(granted)::bigint as granted from gone group by account;
 
 -- name: admission_accounts
--- The accounts of tenant_id as they were left by the last decision.
-select account, fencing, active, active_backfill, granted_hour, bucket_pico, bucket_at from admission_accounts
-where tenant_id = %(tenant_id)s and account = any(%(accounts)s);
-
--- name: admission_limits
--- The quotas of tenant_id that a decision about these accounts asks; '' is the tenant as a whole.
-select coalesce(job_type, '') as account, quota_id, max_active, max_per_hour, burst, refill_per_second, paused
-from quotas
-where tenant_id = %(tenant_id)s and deleted_at is null and coalesce(job_type, '') = any(%(accounts)s);
+-- What decisions about these accounts of tenant_id need: what the last one left, the quota if there is one, and
+-- whether limits changed since the bucket was last counted. '' is the tenant as a whole.
+select a.account, k.fencing, k.active, k.active_backfill, k.granted_hour, k.bucket_pico, k.bucket_at,
+    q.quota_id, q.max_active, q.max_per_hour, q.burst, q.refill_per_second, q.paused,
+    coalesce(greatest(q.updated_at, case when q.quota_id is null then p.updated_at end, (
+        select max(d.deleted_at) from quotas d
+        where d.tenant_id = %(tenant_id)s and d.job_type = a.account and d.deleted_at is not null
+    )) > k.bucket_at, false) as changed
+from unnest(%(accounts)s::text[]) as a(account)
+cross join policy p
+left join admission_accounts k on k.tenant_id = %(tenant_id)s and k.account = a.account
+left join lateral (
+    select * from quotas where tenant_id = %(tenant_id)s and job_type = a.account and deleted_at is null
+    union all
+    select * from quotas where tenant_id = %(tenant_id)s and job_type is null and a.account = '' and deleted_at is null
+) q on true;
 
 -- name: admission_overrides
--- Overrides in force at this time on the quotas of tenant_id that a decision about these accounts asks.
-select o.override_id, o.quota_id, o.limits, o.starts_at, o.until, o.created_at, o.created_by, o.entry_id
-from quota_overrides o join quotas q on q.tenant_id = o.tenant_id and q.quota_id = o.quota_id
+-- Overrides of the quotas that these accounts of tenant_id have now that are in force, or were since the bucket was
+-- last counted.
+select coalesce(q.job_type, '') as account, o.override_id, o.quota_id, o.limits, o.starts_at,
+    least(o.until, o.removed_at) as until, o.created_at, o.created_by, o.entry_id
+from quota_overrides o
+join quotas q on q.tenant_id = o.tenant_id and q.quota_id = o.quota_id
+left join admission_accounts k on k.tenant_id = o.tenant_id and k.account = coalesce(q.job_type, '')
 where o.tenant_id = %(tenant_id)s and q.deleted_at is null and coalesce(q.job_type, '') = any(%(accounts)s)
-    and o.removed_at is null and o.starts_at <= %(now)s and %(now)s < o.until;
+    and o.starts_at <= decided_at() and least(o.until, o.removed_at) > o.starts_at
+    and least(o.until, o.removed_at) > least(k.bucket_at, decided_at());
+
+-- name: admission_changes
+-- What the quotas of one account of tenant_id said before each change since its bucket was last counted, oldest first;
+-- null is no quota.
+select h.at, h.before from quota_history h
+join quotas q on q.tenant_id = h.tenant_id and q.quota_id = h.quota_id
+join admission_accounts k on k.tenant_id = h.tenant_id and k.account = coalesce(q.job_type, '')
+where h.tenant_id = %(tenant_id)s and k.account = %(account)s and h.at > k.bucket_at
+order by h.at, h.version;
 
 -- name: admission_waiting
--- Job types of tenant_id with a batch that could run now, and whether one of theirs, or of the tenant's at all, runs.
-select b.job_type, exists (
+-- Job types of tenant_id with a batch that could run now, and whether one of theirs, or of the tenant's at all, runs. Of
+-- each job type it looks for one eligible backfill and no further.
+select t.job_type, exists (
     select from batches r
-    where r.tenant_id = %(tenant_id)s and r.job_type = b.job_type and r.status = 'running' and r.lease_expires_at > %(now)s
+    where r.tenant_id = %(tenant_id)s and r.job_type = t.job_type and r.status = 'running' and r.lease_expires_at > decided_at()
 ) as one_runs, exists (
-    select from batches r where r.tenant_id = %(tenant_id)s and r.status = 'running' and r.lease_expires_at > %(now)s
+    select from batches r where r.tenant_id = %(tenant_id)s and r.status = 'running' and r.lease_expires_at > decided_at()
 ) as any_runs
-from batches b
-join backfills f on f.tenant_id = b.tenant_id and f.backfill_id = b.backfill_id
-where b.tenant_id = %(tenant_id)s and f.status in ('pending', 'running')
-    and (b.status = 'pending' and b.not_before <= %(now)s or b.status = 'running' and b.lease_expires_at <= %(now)s)
-group by b.job_type;
+from (
+    select distinct f.job_type from backfills f where f.tenant_id = %(tenant_id)s and f.status in ('pending', 'running')
+) t
+where exists (select from eligible_backfills e where e.tenant_id = %(tenant_id)s and e.job_type = t.job_type)
+    or exists (
+        select from batches b join backfills f on f.tenant_id = b.tenant_id and f.backfill_id = b.backfill_id
+        where b.tenant_id = %(tenant_id)s and b.job_type = t.job_type and b.status = 'running'
+            and b.lease_expires_at <= decided_at() and f.status in ('pending', 'running'));
 
 -- name: admission_same_job
 -- Live leases of tenant_id that were asked for under these job ids.
@@ -65,33 +94,42 @@ where tenant_id = %(tenant_id)s and ended_at is null and job_id = any(%(job_ids)
 insert into leases (tenant_id, lease_id, job_type, quota_id, kind, slots, job_id, fencing_token, lease_seconds,
     granted_at, expires_at, client_id)
 select %(tenant_id)s, l.lease_id, l.job_type, l.quota_id, l.kind, l.slots, l.job_id, l.fencing_token, l.lease_seconds,
-    %(granted_at)s, l.expires_at, l.client_id
+    %(granted_at)s, %(granted_at)s::timestamptz + l.lease_seconds * interval '1 second', l.client_id
 from unnest(%(lease_id)s::uuid[], %(job_type)s::text[], %(quota_id)s::uuid[], %(kind)s::text[], %(slots)s::bigint[],
-    %(job_id)s::text[], %(fencing_token)s::bigint[], %(lease_seconds)s::integer[], %(expires_at)s::timestamptz[],
-    %(client_id)s::text[])
-    as l(lease_id, job_type, quota_id, kind, slots, job_id, fencing_token, lease_seconds, expires_at, client_id);
+    %(job_id)s::text[], %(fencing_token)s::bigint[], %(lease_seconds)s::integer[], %(client_id)s::text[])
+    as l(lease_id, job_type, quota_id, kind, slots, job_id, fencing_token, lease_seconds, client_id);
 
--- name: admission_save_account
--- Keep what a decision left of one account of tenant_id.
+-- name: admission_save_accounts
+-- Keep what a decision left of accounts of tenant_id.
 insert into admission_accounts as kept (tenant_id, account, fencing, active, active_backfill, granted_hour,
     bucket_pico, bucket_at, decided_at)
-values (%(tenant_id)s, %(account)s, %(fencing)s, %(active)s, %(active_backfill)s, %(granted_hour)s, %(bucket_pico)s,
-    %(bucket_at)s, %(now)s)
+select %(tenant_id)s, a.*, %(now)s
+from unnest(%(account)s::text[], %(fencing)s::bigint[], %(active)s::bigint[], %(active_backfill)s::bigint[],
+    %(granted_hour)s::bigint[], %(bucket_pico)s::numeric[], %(bucket_at)s::timestamptz[]) as a
 on conflict (tenant_id, account) do update set
     fencing = excluded.fencing, active = excluded.active, active_backfill = excluded.active_backfill,
     granted_hour = excluded.granted_hour, bucket_pico = excluded.bucket_pico, bucket_at = excluded.bucket_at,
     decided_at = excluded.decided_at;
 
+-- name: admission_return_slots
+-- Take ended leases out of the sums of accounts of tenant_id that nothing was asked of.
+update admission_accounts k set active = k.active - r.active, active_backfill = k.active_backfill - r.active_backfill
+from unnest(%(account)s::text[], %(active)s::bigint[], %(active_backfill)s::bigint[])
+    as r(account, active, active_backfill)
+where k.tenant_id = %(tenant_id)s and k.account = r.account;
+
 -- name: admission_add_grants
 -- Count admissions of tenant_id into the rolling hour.
 insert into admission_grants as kept (tenant_id, account, at, granted)
-values (%(tenant_id)s, %(account)s, %(now)s, %(granted)s)
+select %(tenant_id)s, g.account, %(now)s, g.granted
+from unnest(%(account)s::text[], %(granted)s::integer[]) as g(account, granted)
 on conflict (tenant_id, account, at) do update set granted = kept.granted + excluded.granted;
 
 -- name: admission_count_denials
 -- Count denials of tenant_id by limit and minute, for the summary.
 insert into admission_denials as kept (tenant_id, job_type, limit_name, minute, denied)
-values (%(tenant_id)s, %(job_type)s, %(limit_name)s, date_trunc('minute', %(now)s::timestamptz), %(denied)s)
+select %(tenant_id)s, d.job_type, d.limit_name, date_trunc('minute', %(now)s::timestamptz), d.denied
+from unnest(%(job_type)s::text[], %(limit_name)s::text[], %(denied)s::bigint[]) as d(job_type, limit_name, denied)
 on conflict (tenant_id, job_type, limit_name, minute) do update set denied = kept.denied + excluded.denied;
 
 -- name: admission_holdings
@@ -115,20 +153,36 @@ select lease_id, quota_id, job_type, slots, kind, job_id, fencing_token, expires
 from leases where tenant_id = %(tenant_id)s and lease_id = %(lease_id)s;
 
 -- name: lease_get_many
--- Leases of tenant_id, live or ended within the hour.
-select lease_id, quota_id, job_type, slots, kind, job_id, fencing_token, expires_at, lease_seconds, ended_at, ending
+-- Leases of tenant_id, live or ended within the hour; drained where a limit of theirs drains and is still exceeded.
+with draining as materialized (
+    select q.job_type from quotas q
+    where q.tenant_id = %(tenant_id)s and q.deleted_at is null and q.drain_after <= clock_timestamp()
+        and greatest(q.max_active, (
+            select max((o.limits ->> 'max_active')::bigint) from quota_overrides o
+            where o.tenant_id = %(tenant_id)s and o.quota_id = q.quota_id and o.removed_at is null
+                and o.starts_at <= clock_timestamp() and clock_timestamp() < o.until
+        )) < (
+            select sum(h.slots) from leases h
+            where h.tenant_id = %(tenant_id)s and h.ended_at is null and h.expires_at > clock_timestamp()
+                and (q.job_type is null or h.job_type = q.job_type)
+        )
+)
+select lease_id, quota_id, job_type, slots, kind, job_id, fencing_token, expires_at, lease_seconds, ended_at, ending,
+    exists (select from draining d where d.job_type is null or d.job_type = leases.job_type) as drained
 from leases where tenant_id = %(tenant_id)s and lease_id = any(%(lease_ids)s::uuid[]);
 
 -- name: lease_extend_many
 -- Move the ends of live leases of tenant_id.
 update leases l set expires_at = m.expires_at, lease_seconds = m.lease_seconds
 from unnest(%(lease_ids)s::uuid[], %(ends)s::timestamptz[], %(seconds)s::integer[]) as m(lease_id, expires_at, lease_seconds)
-where l.tenant_id = %(tenant_id)s and l.lease_id = m.lease_id and l.ended_at is null;
+where l.tenant_id = %(tenant_id)s and l.lease_id = m.lease_id and l.ended_at is null
+returning l.lease_id;
 
 -- name: lease_end_many
 -- End live leases of tenant_id that were given back; the caller takes them out of the sums under the same lock.
 update leases set ended_at = %(now)s, ending = 'released'
-where tenant_id = %(tenant_id)s and lease_id = any(%(lease_ids)s::uuid[]) and ended_at is null;
+where tenant_id = %(tenant_id)s and lease_id = any(%(lease_ids)s::uuid[]) and ended_at is null
+returning lease_id;
 
 -- name: lease_extend
 -- Move the end of a live lease of tenant_id.
@@ -152,17 +206,17 @@ order by lease_id
 limit %(most)s;
 
 -- name: usage
--- What accounts of tenant_id use at a moment, recomputed from the leases and the hour; one row an account. The rollup's
--- row without a job type is the tenant as a whole.
+-- What accounts of tenant_id use at a moment, recomputed from the leases alone, which are kept for an hour after their
+-- end; one row an account. The rollup's row without a job type is the tenant as a whole.
 with live as (
     select coalesce(job_type, '') as account, sum(slots) as active, sum(slots) filter (where kind = 'backfill') as backfill
     from leases
     where tenant_id = %(tenant_id)s and ended_at is null and expires_at > %(now)s
     group by rollup (job_type)
 ), hour as (
-    select account, sum(granted) as granted from admission_grants
-    where tenant_id = %(tenant_id)s and account = any(%(accounts)s) and at > %(now)s::timestamptz - interval '1 hour'
-    group by account
+    select coalesce(job_type, '') as account, count(*) as granted from leases
+    where tenant_id = %(tenant_id)s and granted_at > %(now)s::timestamptz - interval '1 hour'
+    group by rollup (job_type)
 )
 select a.account, coalesce(l.active, 0)::bigint as active, coalesce(l.backfill, 0)::bigint as active_backfill,
     coalesce(h.granted, 0)::bigint as granted_hour,
@@ -181,3 +235,16 @@ select account from admission_accounts where tenant_id = %(tenant_id)s order by 
 select job_type, limit_name, sum(denied)::bigint as denied from admission_denials
 where tenant_id = %(tenant_id)s and minute > clock_timestamp() - interval '1 hour'
 group by job_type, limit_name;
+
+-- name: system_idle_admissions
+-- Tenants with leases that are over, or admissions that have left the hour, and nobody who asked since.
+select distinct tenant_id from leases where ended_at is null and expires_at < clock_timestamp() - interval '1 minute'
+union
+select distinct tenant_id from admission_grants where at < clock_timestamp() - interval '1 hour 1 minute'
+limit %(most)s;
+
+-- name: admission_stale_accounts
+-- Accounts of tenant_id with admissions that have left the hour.
+select distinct account from admission_grants
+where tenant_id = %(tenant_id)s and at < clock_timestamp() - interval '1 hour'
+limit %(most)s;

@@ -56,8 +56,10 @@ select 1 from tenants where tenant_id = %(tenant_id)s;
 delete from idempotency_keys where created_at < clock_timestamp() - interval '24 hours';
 
 -- name: system_prune_leases
--- Forget leases that ended more than an hour ago, the time a repeated release is answered.
-delete from leases where ended_at < clock_timestamp() - interval '1 hour 1 minute';
+-- Forget some of the leases that ended more than an hour ago, the time a repeated release is answered.
+delete from leases where ctid = any(array(
+    select ctid from leases where ended_at < clock_timestamp() - interval '1 hour 1 minute' limit %(most)s
+));
 
 -- name: system_prune_denials
 -- Forget denial counts older than the hour that the summary shows.
@@ -95,11 +97,19 @@ where tenant_id = %(tenant_id)s and client_id = %(client_id)s and key = %(key)s 
 -- The platform's policy; the same for every tenant_id.
 select version, document, updated_at from policy;
 
+-- name: policy_changes
+-- What the policy said before each change since a time, oldest first; the same for every tenant_id.
+select document, replaced_at from policy_history where replaced_at > %(since)s order by version;
+
 -- name: lock_policy
 -- The platform's policy, kept from others until the transaction ends; no row for any tenant_id but the platform's own.
 select version, document from policy for update;
 
 -- name: set_policy
--- Replace the policy, which the caller holds. Not a tenant_id's data.
+-- Replace the policy, which the caller holds, and remember what it said. Not a tenant_id's data.
+with before as (
+    insert into policy_history (version, document, replaced_at) select version, document, clock_timestamp() from policy
+    where current_setting('jobengine.tenant', true) = '_platform'
+)
 update policy set document = %(document)s, version = version + 1, updated_at = clock_timestamp()
 returning version;
