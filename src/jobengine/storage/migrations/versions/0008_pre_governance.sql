@@ -103,6 +103,7 @@ create index quota_changes_waiting on quota_changes (tenant_id, change_id) where
 
 -- From then on leases above the limit are not renewed; null: they run on.
 alter table quotas add column drain_after timestamptz;
+create index quotas_draining on quotas (tenant_id) where drain_after is not null;
 
 do $$
 declare
