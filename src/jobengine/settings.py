@@ -82,6 +82,7 @@ class Settings:
     embedded_slots: int = 4
     metrics_port: int | None = None
     log_level: Level = "info"
+    witnesses: tuple[tuple[str, str], ...] = ()
     job_types: Mapping[str, JobType] = field(default_factory=dict[str, JobType])
     broker_url: str | None = field(default=None, repr=False)
     broker_queue: str = "jobengine"
@@ -122,6 +123,7 @@ class _Environment(msgspec.Struct, rename=lambda name: PREFIX + name.upper()):
     embedded_slots: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
     metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
     log_level: Level | None = None
+    witnesses: str | None = None
     config: str | None = None
     broker_url: Annotated[str, msgspec.Meta(pattern=r"^(amqp|redis)s?://\S+\Z")] | None = None
     broker_queue: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")] | None = None
@@ -147,6 +149,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             values[name] = Path(values[name])
     if "backfill_suppression_window" in values:
         values["backfill_suppression_window"] = _duration("BACKFILL_SUPPRESSION_WINDOW", read)
+    if read.witnesses is not None:
+        values["witnesses"] = read_witnesses(read.witnesses)
     if config := values.pop("config", None):
         values["job_types"] = read_job_types(Path(config))
     return Settings(**values)
@@ -159,6 +163,21 @@ def read_job_types(path: Path) -> Mapping[str, JobType]:
         return msgspec.convert(document, _ConfigFile).job_types
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise SettingsError(f"{PREFIX}CONFIG {path}: {error}") from None
+
+
+def read_witnesses(text: str) -> tuple[tuple[str, str], ...]:
+    """Read pairs of an address and a vkey, with commas between the pairs; raises SettingsError.
+
+    >>> read_witnesses("https://w.example w.example+0011aabb+BAAA, https://v.example v.example+0011aabb+BAAA")[1][0]
+    'https://v.example'
+    """
+    found: list[tuple[str, str]] = []
+    for pair in filter(None, map(str.strip, text.split(","))):
+        url, _, key = pair.partition(" ")
+        if not url.startswith(("http://", "https://")) or not key.strip():
+            raise SettingsError(f"{PREFIX}WITNESSES wants an address, a space and a vkey, with commas between such pairs")
+        found.append((url, key.strip()))
+    return tuple(found)
 
 
 def _duration(name: str, read: _Environment) -> timedelta:

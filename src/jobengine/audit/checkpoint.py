@@ -17,7 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from jobengine.audit.merkle import HASH_BYTES
 
-_ED25519 = b"\x01"
+ED25519 = b"\x01"
+COSIGNATURE = b"\x04"
+"""Kinds of keys: of notes (C2SP signed-note), and of witnesses (C2SP tlog-cosignature)."""
+
 _KEY_BYTES = 32
 _KEY_ID_BYTES = 4
 _MAX_NOTE_CHARACTERS = 2**20
@@ -70,10 +73,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class VerifierKey:
-    """The public key of a log, under the name it signs with: its origin. As text, one C2SP vkey."""
+    """The public key of a log, under the name it signs with, its origin; or of a witness. As text, one C2SP vkey."""
 
     name: str
     public_key: bytes
+    kind: bytes = ED25519
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -83,10 +87,10 @@ class VerifierKey:
     @property
     def key_id(self) -> bytes:
         """The four bytes that name this key in a signature line (C2SP signed-note)."""
-        return sha256(self.name.encode() + b"\n" + _ED25519 + self.public_key).digest()[:_KEY_ID_BYTES]
+        return sha256(self.name.encode() + b"\n" + self.kind + self.public_key).digest()[:_KEY_ID_BYTES]
 
     def __str__(self) -> str:
-        return f"{self.name}+{self.key_id.hex()}+{b64encode(_ED25519 + self.public_key).decode()}"
+        return f"{self.name}+{self.key_id.hex()}+{b64encode(self.kind + self.public_key).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +121,8 @@ def verifier_key(name: str, key: Ed25519PrivateKey) -> VerifierKey:
     return VerifierKey(name, key.public_key().public_bytes_raw())
 
 
-def parse_verifier_key(text: str) -> VerifierKey:
-    """Read one C2SP vkey: ``<name>+<key id in hex>+<base64 of 0x01 and the key>``. Raises MalformedNote.
+def parse_verifier_key(text: str, kind: bytes = ED25519) -> VerifierKey:
+    """Read one C2SP vkey of a kind: ``<name>+<key id in hex>+<base64 of kind and key>``. Raises MalformedNote.
 
     >>> parse_verifier_key("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW").key_id.hex()
     'c74f20a3'
@@ -127,9 +131,9 @@ def parse_verifier_key(text: str) -> VerifierKey:
     if found is None:
         raise MalformedNote("not a verifier key")
     encoded = _decoded(found[3])
-    if encoded[:1] != _ED25519:
-        raise MalformedNote("not an Ed25519 verifier key")
-    key = VerifierKey(found[1], encoded[1:])
+    if encoded[:1] != kind:
+        raise MalformedNote(f"not a verifier key of the kind {kind.hex()}")
+    key = VerifierKey(found[1], encoded[1:], kind)
     if key.key_id.hex() != found[2]:
         raise MalformedNote("the key id is not that of the key")
     return key
@@ -156,10 +160,15 @@ def parse_note(note: str) -> SignedNote:
         raise MalformedNote("a note ends with an empty line and its signature lines")
     text += "\n"
     _check_text(text)
-    lines = signatures[:-1].split("\n")
-    if len(lines) > _MAX_SIGNATURES:
-        raise MalformedNote("the note has too many signatures")
-    return SignedNote(text, tuple(map(_parse_signature, lines)))
+    return SignedNote(text, parse_signatures(signatures))
+
+
+def parse_signatures(lines: str) -> tuple[Signature, ...]:
+    """Read signature lines, each with its newline, verifying nothing. Raises MalformedNote."""
+    found = lines.removesuffix("\n").split("\n")
+    if not lines.endswith("\n") or len(found) > _MAX_SIGNATURES:
+        raise MalformedNote("the note has too many signatures, or a broken one")
+    return tuple(map(_parse_signature, found))
 
 
 def verify_text(note: str, key: VerifierKey) -> str:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from jobengine.cli.installation import Plane
 
 app = App(name="audit", default_parameter=Parameter(negative=()))
+app.command(
+    "jobengine.cli.witness:ask", name="witness", help="Show the logs to witnesses outside, and keep what they sign."
+)
 app.command(export)
 app.command(erase)
 

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "policy": ("jobengine.cli.policy:app", "See and change the platform's policy."),
     "backfill": ("jobengine.cli.backfills:app", "Run the past again, and watch it."),
     "demo": ("jobengine.cli.demo:app", "Play the promises against a server of its own."),
+    "witness": ("jobengine.cli.witness:app", "Be a witness: cosign the checkpoints of logs that only grow."),
     "audit": ("jobengine.cli.audit:app", "Read, verify and export the audit log."),
 }
 

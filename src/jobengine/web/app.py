@@ -17,6 +17,7 @@ from jobengine.web.attempts import attempts
 from jobengine.web.audit import audit
 from jobengine.web.audit_export import audit_export
 from jobengine.web.audit_tokens import audit_tokens
+from jobengine.web.audit_witnessed import audit_witnessed
 from jobengine.web.backfills import backfills
 from jobengine.web.batches import batches
 from jobengine.web.edge import StrictRequest, authorize, provide_edge
@@ -48,6 +49,7 @@ SUBJECTS: Sequence[ControllerRouterHandler] = (
     audit,
     audit_export,
     audit_tokens,
+    audit_witnessed,
 )
 ROOT: Sequence[ControllerRouterHandler] = (health, openapi, oauth)
 

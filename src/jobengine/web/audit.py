@@ -18,6 +18,7 @@ from jobengine.storage.audit import EntryFilter, LogHead, get_entry, list_entrie
 from jobengine.storage.audit_check import check_log
 from jobengine.storage.audit_proofs import prove_consistency, prove_inclusion, read_tile
 from jobengine.storage.database import Transaction
+from jobengine.storage.witnesses import cosignatures_of
 from jobengine.tenancy.model import GOVERN, PLATFORM
 from jobengine.web.edge import Edge, known_id, needs
 from jobengine.web.pages import DEFAULT_SIZE, PageSize, PageToken
@@ -206,9 +207,12 @@ async def prove_audit_consistency(
 
 @get("/audit/checkpoint", opt=AUDIT, media_type=MediaType.TEXT)
 async def get_checkpoint(edge: Edge, log: Log = None) -> Response[str]:
-    """Show the log's signed head, a C2SP checkpoint."""
+    """Show the log's signed head, a C2SP checkpoint; a witness that cosigned just this head stands beneath."""
     edge = of_log(edge, log)
-    return Response(note_of(edge, await _head(edge)), media_type=TEXT)
+    async with edge.plane.database.transaction(edge.tenant_id) as tx:
+        head = await read_head(tx)
+        lines = await cosignatures_of(tx, head)
+    return Response(note_of(edge, head) + lines, media_type=TEXT)
 
 
 @get("/audit/verifier-key", opt=AUDIT, media_type=MediaType.TEXT)

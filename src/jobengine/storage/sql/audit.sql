@@ -293,3 +293,22 @@ from (select tenant_id from audit_logs) t cross join lateral (
     select token_id, action from audit_entries
     where tenant_id = t.tenant_id and token_id = any(%(tokens)s::text[]) and action <> all(%(ignored)s::text[])
 ) e;
+
+-- name: system_unwitnessed_logs
+-- Logs whose head is not the one that a witness cosigned last, and the size that it cosigned.
+select l.tenant_id, l.origin, coalesce(c.size, 0) as cosigned from audit_logs l
+left join audit_cosignatures c on c.tenant_id = l.tenant_id and c.witness = %(witness)s
+where l.size > 0 and split_part(l.checkpoint, e'\n\n', 1) is distinct from split_part(c.checkpoint, e'\n\n', 1)
+order by l.tenant_id;
+
+-- name: system_keep_cosignature
+-- Keep what a witness signed; an older one of it is replaced.
+insert into audit_cosignatures (tenant_id, witness, size, checkpoint, line, cosigned_at)
+values (%(log)s, %(witness)s, %(size)s, %(checkpoint)s, %(line)s, to_timestamp(%(cosigned_at)s::bigint))
+on conflict (tenant_id, witness) do update set size = excluded.size, checkpoint = excluded.checkpoint,
+    line = excluded.line, cosigned_at = excluded.cosigned_at;
+
+-- name: audit_cosignatures
+-- What witnesses signed last of the log of tenant_id, the largest tree first.
+select witness, size, checkpoint, line from audit_cosignatures where tenant_id = %(tenant_id)s
+order by size desc, witness;
