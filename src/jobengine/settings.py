@@ -78,6 +78,7 @@ class Settings:
     issuer: str | None = None
     audience: str = "jobengine"
     backfill_suppression_window: timedelta = timedelta(hours=24)
+    event_retention: timedelta = timedelta(days=400)
     backfill_ticket_required: bool = False
     embedded_slots: int = 4
     metrics_port: int | None = None
@@ -119,6 +120,7 @@ class _Environment(msgspec.Struct, rename=lambda name: PREFIX + name.upper()):
     issuer: Annotated[str, msgspec.Meta(pattern=r"^https?://[^?#\s]+\Z")] | None = None
     audience: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     backfill_suppression_window: str | None = None
+    event_retention: str | None = None
     backfill_ticket_required: bool | None = None
     embedded_slots: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
     metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
@@ -147,8 +149,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     for name in ("data_dir", "master_key_file"):
         if name in values:
             values[name] = Path(values[name])
-    if "backfill_suppression_window" in values:
-        values["backfill_suppression_window"] = _duration("BACKFILL_SUPPRESSION_WINDOW", read)
+    for name in {"backfill_suppression_window", "event_retention"} & values.keys():
+        values[name] = _duration(name.upper(), read)
     if read.witnesses is not None:
         values["witnesses"] = read_witnesses(read.witnesses)
     if config := values.pop("config", None):
@@ -182,6 +184,6 @@ def read_witnesses(text: str) -> tuple[tuple[str, str], ...]:
 
 def _duration(name: str, read: _Environment) -> timedelta:
     try:
-        return parse_duration(read.backfill_suppression_window or "")
+        return parse_duration(getattr(read, name.lower()))
     except ValueError as error:
         raise SettingsError(f"{PREFIX}{name} {error}") from None

@@ -2,14 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from jobengine.backfill.attempts import EventClaim
 from jobengine.backfill.model import Reprocess, event_digest, scope_digest
 from jobengine.backfill.suppressor import AttemptState, HeldKey, KeyAnswer, KeyAsk, decide_key
 from jobengine.errors import LeaseLost, NotFound
-from jobengine.storage.database import Transaction
+from jobengine.storage.database import Database, Transaction
+
+DIGEST_BYTES: Final = 16
+# Of ten thousand keys each, perhaps: a second's work, more or less.
+ATTEMPTS_A_PRUNING: Final = 50
+MOST_PRUNINGS: Final = 20
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +77,69 @@ async def _call(tx: Transaction, attempt: Mapping[str, Any], backfill_id: str, e
 async def _claim(
     tx: Transaction, caller: _Caller, scope: bytes, events: Sequence[bytes], reprocess: Reprocess
 ) -> dict[bytes, KeyAnswer]:
+    # Most keys are decided without a lock: what was processed stays so, and whoever is busy now was busy when asked.
+    answers = await _look(tx, caller, scope, events, reprocess)
+    unknown = sorted(event for event in events if answers.get(event) is None)
+    fresh = await _insert(tx, caller, scope, [event for event in unknown if event not in answers])
+    answers |= dict.fromkeys(fresh, KeyAnswer.FRESH)
+    contended = [event for event in unknown if answers.get(event) is None]
+    answers |= await _take_over(tx, caller, scope, contended, reprocess)
+    return {event: answer for event, answer in answers.items() if answer is not None}
+
+
+async def _look(
+    tx: Transaction, caller: _Caller, scope: bytes, events: Sequence[bytes], reprocess: Reprocess
+) -> dict[bytes, KeyAnswer | None]:
+    """Return the answers that no lock is needed for, and None for keys that may be taken over from another attempt."""
     if not events:
         return {}
+    rows = await tx.all("event_look", scope=scope, events=b"".join(events))
+    attempts = await _attempts(tx, rows)
+    answers: dict[bytes, KeyAnswer | None] = {}
+    # The keys of one call stand alike. A claim so old that it was forgotten meanwhile is none.
+    for row in (row for row in rows if row["attempt_id"] in attempts):
+        held = _held(row, attempts[row["attempt_id"]])
+        answer = decide_key(held, _ask(caller, held, reprocess))
+        stands = answer is not KeyAnswer.FRESH or held.attempt_id == caller.attempt_id
+        answers |= dict.fromkeys(_apart(row["events"]), answer if stands else None)
+    return answers
+
+
+async def _insert(tx: Transaction, caller: _Caller, scope: bytes, events: Sequence[bytes]) -> Sequence[bytes]:
+    if not events:
+        return []
     where: dict[str, Any] = {"scope": scope, "attempt_id": caller.attempt_id, "call_no": caller.number}
-    inserted = await tx.all("event_insert", **where, events=list(events))
-    answers = {bytes(row["event"]): KeyAnswer.FRESH for row in inserted}
-    known = [event for event in events if event not in answers]
+    inserted = await tx.one("event_insert", **where, events=b"".join(events))
+    return events if inserted["events"] is None else _apart(inserted["events"])
+
+
+async def _take_over(
+    tx: Transaction, caller: _Caller, scope: bytes, events: Sequence[bytes], reprocess: Reprocess
+) -> dict[bytes, KeyAnswer]:
+    if not events:
+        return {}
+    rows = await tx.all("event_lock", scope=scope, events=list(events))
+    attempts = await _attempts(tx, rows)
+    answers: dict[bytes, KeyAnswer] = {}
     taken: dict[bytes, bool] = {}
-    for event, held in await _held_keys(tx, scope, known):
+    for row in rows:
+        event, held = bytes(row["event"]), _held(row, attempts[row["attempt_id"]])
         answers[event] = decide_key(held, _ask(caller, held, reprocess))
         if answers[event] is KeyAnswer.FRESH and held.attempt_id != caller.attempt_id:
             taken[event] = held.ever_final
     if taken:
+        where: dict[str, Any] = {"scope": scope, "attempt_id": caller.attempt_id, "call_no": caller.number}
         await tx.run("event_take_over", **where, events=list(taken), finals=list(taken.values()))
     return answers
 
 
-async def _held_keys(tx: Transaction, scope: bytes, events: Sequence[bytes]) -> list[tuple[bytes, HeldKey]]:
-    if not events:
-        return []
-    rows = await tx.all("event_lock", scope=scope, events=list(events))
+async def _attempts(tx: Transaction, rows: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
     found = await tx.all("attempt_states", attempt_ids=sorted({row["attempt_id"] for row in rows}))
-    attempts = {attempt["attempt_id"]: attempt for attempt in found}
-    return [(bytes(row["event"]), _held(row, attempts[row["attempt_id"]])) for row in rows]
+    return {attempt["attempt_id"]: attempt for attempt in found}
+
+
+def _apart(events: bytes) -> list[bytes]:
+    return [events[at : at + DIGEST_BYTES] for at in range(0, len(events), DIGEST_BYTES)]
 
 
 def _ask(caller: _Caller, held: HeldKey, reprocess: Reprocess) -> KeyAsk:
@@ -114,3 +161,24 @@ def _held(row: Mapping[str, Any], attempt: Mapping[str, Any]) -> HeldKey:
         final_call_no=attempt["final_call"],
         was_final=row["was_final"],
     )
+
+
+async def forget_events(database: Database, retention: timedelta) -> int:
+    """Forget keys whose attempt ended longer ago than *retention*, and stale calls; return how many attempts.
+
+    In short transactions, and no more of them than leave the rest of the minute to others: what is left comes next.
+    """
+    async with database.system() as tx:
+        await tx.run("system_prune_event_calls")
+    forgotten = 0
+    for _ in range(MOST_PRUNINGS):
+        async with database.system() as tx:
+            before = tx.now - min(retention, tx.now - _EPOCH)
+            rows = await tx.all("system_old_attempts", before=before, most=ATTEMPTS_A_PRUNING)
+            attempt_ids = [row["attempt_id"] for row in rows]
+            for query in ("system_prune_event_keys", "system_prune_attempts") if attempt_ids else ():
+                await tx.run(query, attempt_ids=attempt_ids)
+        forgotten += len(attempt_ids)
+        if len(attempt_ids) < ATTEMPTS_A_PRUNING:
+            break
+    return forgotten

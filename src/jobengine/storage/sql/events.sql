@@ -27,13 +27,26 @@ values (%(tenant_id)s, %(attempt_id)s, %(call_digest)s, %(call_no)s);
 -- Count a claim call of an attempt of tenant_id.
 update batch_attempts set last_call = %(call_no)s where tenant_id = %(tenant_id)s and attempt_id = %(attempt_id)s;
 
+-- name: event_look
+-- Which of these event keys of tenant_id were claimed before, by the claims that took them last. Digests go in and come
+-- out as one string, 16 bytes each: taking ten thousand of them apart costs more than finding them.
+select attempt_id, call_no, was_final, string_agg(event, ''::bytea) as events from event_keys
+where tenant_id = %(tenant_id)s and scope = %(scope)s and event = any(array(
+    select substring(%(events)s::bytea from at for 16) from generate_series(1, length(%(events)s::bytea), 16) as at))
+group by attempt_id, call_no, was_final;
+
 -- name: event_insert
 -- Claim the event keys of tenant_id that nobody ever claimed, in the order of their digests so that two claims never
--- wait for each other; returns those that were new.
-insert into event_keys (tenant_id, scope, event, attempt_id, call_no)
-select %(tenant_id)s, %(scope)s, e, %(attempt_id)s, %(call_no)s from unnest(%(events)s::bytea[]) as e order by e
-on conflict do nothing
-returning event;
+-- wait for each other; returns those that were new, and null instead of all of them.
+with claimed as (
+    insert into event_keys (tenant_id, scope, event, attempt_id, call_no)
+    select %(tenant_id)s, %(scope)s, substring(%(events)s::bytea from at for 16), %(attempt_id)s, %(call_no)s
+    from generate_series(1, length(%(events)s::bytea), 16) as at
+    on conflict do nothing
+    returning event
+)
+select case when 16 * count(*) < length(%(events)s::bytea) then coalesce(string_agg(event, ''::bytea), ''::bytea) end as events
+from claimed;
 
 -- name: event_lock
 -- The event keys of tenant_id that were claimed before, locked in the order of their digests. How their attempts stand is
@@ -53,3 +66,20 @@ where tenant_id = %(tenant_id)s and attempt_id = any(%(attempt_ids)s::bigint[]);
 update event_keys k set attempt_id = %(attempt_id)s, call_no = %(call_no)s, was_final = t.was_final
 from unnest(%(events)s::bytea[], %(finals)s::boolean[]) as t(event, was_final)
 where k.tenant_id = %(tenant_id)s and k.scope = %(scope)s and k.event = t.event;
+
+-- name: system_old_attempts
+-- Some of the attempts that ended before a moment, the oldest first.
+select attempt_id from batch_attempts where ended_at < %(before)s order by ended_at limit %(most)s;
+
+-- name: system_prune_event_keys
+-- Forget the event keys that these attempts claimed last.
+delete from event_keys where attempt_id = any(%(attempt_ids)s::bigint[]);
+
+-- name: system_prune_attempts
+-- Forget attempts that no event key stands for any more.
+delete from batch_attempts where attempt_id = any(%(attempt_ids)s::bigint[]);
+
+-- name: system_prune_event_calls
+-- Forget the calls of attempts that have ended: they can be made no more.
+delete from event_calls c using batch_attempts a
+where a.tenant_id = c.tenant_id and a.attempt_id = c.attempt_id and a.state <> 'live';

@@ -29,3 +29,19 @@ grant select on eligible_backfills to jobengine_app, jobengine_system;
 
 -- The next stretch of a backfill that is to be run, in either order, however many are skipped around it.
 create index backfill_ranges_next on backfill_ranges (tenant_id, backfill_id, first_index) where status = 'pending';
+
+-- Event keys are forgotten by the age of the attempt that claimed them last. Attempts are numbered as time passes, and so
+-- are their keys in the table: a few bytes for each megabyte tell where the old ones lie.
+create index event_keys_age on event_keys using brin (attempt_id) with (autosummarize = on);
+create index batch_attempts_age on batch_attempts (ended_at) where ended_at is not null;
+create index batch_attempts_number on batch_attempts (attempt_id);
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['batch_attempts', 'event_calls', 'event_keys'] loop
+        execute format('create policy every_tenant on %I to jobengine_system using (true)', name);
+    end loop;
+end
+$$;
+grant select, delete on batch_attempts, event_calls, event_keys to jobengine_system;
