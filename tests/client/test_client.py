@@ -67,6 +67,19 @@ def test_a_lease_is_renewed_while_the_block_runs(admin: Caller, client: Client) 
         assert lease.grant.expires_at > first.expires_at
 
 
+def test_a_block_that_keeps_its_processor_busy_keeps_its_lease(admin: Caller, client: Client) -> None:
+    """Prefect 19068 and 21925: work that never paused starved the renewal, and healthy runs were killed."""
+    admin.quota(max_active=1)
+
+    with client.lease("scan", lease_seconds=5) as lease:
+        first = lease.grant
+        while lease.grant.valid_until < first.valid_until + 3:
+            lease.check()
+            sum(number * number for number in range(50_000))
+
+    assert lease.grant.expires_at > first.expires_at
+
+
 def test_a_block_whose_lease_was_forced_out_learns_of_it(admin: Caller, client: Client) -> None:
     """From the flag and from the check while it runs, and from its end when it did not look."""
     admin.quota(max_active=1)

@@ -17,7 +17,7 @@ from jobengine.storage.queries import QUERIES
 Connection = psycopg.AsyncConnection[DictRow]
 Cursor = psycopg.AsyncCursor[DictRow]
 CONNECT_SECONDS = 30
-# Locks are waited for and then read behind: a database whose default is stricter would fail every second writer instead.
+# What is read behind a lock is as new as the lock; a stricter default of the database would make each wait a failure.
 _ISOLATION = r"-c default_transaction_isolation=read\ committed"
 _OPTIONS = f"-c search_path={SCHEMA} -c timezone=UTC -c idle_in_transaction_session_timeout=60s {_ISOLATION}"
 
