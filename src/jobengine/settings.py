@@ -81,6 +81,7 @@ class Settings:
     event_retention: timedelta = timedelta(days=400)
     backfill_ticket_required: bool = False
     embedded_slots: int = 4
+    ask_retention_days: int = 30
     metrics_port: int | None = None
     log_level: Level = "info"
     witnesses: tuple[tuple[str, str], ...] = ()
@@ -123,6 +124,7 @@ class _Environment(msgspec.Struct, rename=lambda name: PREFIX + name.upper()):
     event_retention: str | None = None
     backfill_ticket_required: bool | None = None
     embedded_slots: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
+    ask_retention_days: Annotated[int, msgspec.Meta(ge=1, le=60)] | None = None
     metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
     log_level: Level | None = None
     witnesses: str | None = None
@@ -177,7 +179,9 @@ def read_witnesses(text: str) -> tuple[tuple[str, str], ...]:
     for pair in filter(None, map(str.strip, text.split(","))):
         url, _, key = pair.partition(" ")
         if not url.startswith(("http://", "https://")) or not key.strip():
-            raise SettingsError(f"{PREFIX}WITNESSES wants an address, a space and a vkey, with commas between such pairs")
+            raise SettingsError(
+                f"{PREFIX}WITNESSES wants an address, a space and a vkey, with commas between such pairs"
+            )
         found.append((url, key.strip()))
     return tuple(found)
 

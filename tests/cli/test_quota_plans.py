@@ -285,3 +285,31 @@ def test_a_viewer_plans_and_applies_nothing(desk: Desk) -> None:
     assert desk.run("plan", *file, role="Viewer").code == PLAN_CHANGES
     assert desk.run("apply", *file, "--reason", "curious", role="Viewer").code == Exit.AUTH
     assert "hint: say why: --reason" in desk.run("apply", *file, QUOTA_REASON="").err
+
+
+@pytest.fixture
+def approval(service: Service, tenants: Tenants) -> Iterator[None]:
+    """A raise beyond the factor two waits for a second person, for as long as the test runs."""
+    made = service.shell.run(
+        "client", "create", "Governor", "--tenant", next(tenants)[0], "--role", "Orch.Governor", "--json"
+    )
+    secret = {"CLIENT_ID": made.document["client_id"], "CLIENT_SECRET": made.document["client_secret"]}
+    governor = service.shell.having(URL=service.url, QUOTA_REASON="two pairs of eyes", **secret)
+    assert governor.run("policy", "set", "--approval-above", "2").code == 0
+    yield
+    assert governor.run("policy", "set", "--no-approval").code == 0
+
+
+@pytest.mark.usefixtures("approval")
+def test_a_change_that_waits_is_reported_and_not_asked_for_again(desk: Desk) -> None:
+    """The plan goes on showing the difference and names the change; a second apply adds none."""
+    desk.write("[job_types.scan]\nmax_active = 15\n")
+
+    first, plan, second = desk.apply(), desk.plan(), desk.apply("--output", "json")
+
+    assert first.code == 0
+    change_id = first.out.removeprefix("waits for a second person: scan (change ").removesuffix(")\n")
+    assert (plan.code, f"    waits for a second person: change {change_id}\n" in plan.out) == (PLAN_CHANGES, True)
+    [result] = second.document["results"]
+    assert (result["status"], result["change_id"]) == ("pending", change_id)
+    assert desk.run("show", "scan", "--output", "json").document["limits"]["max_active"] == 5

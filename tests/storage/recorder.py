@@ -20,6 +20,7 @@ from jobengine.authority.intent import Intent
 from jobengine.authority.scopes import Scope
 from jobengine.ids import new_id
 from jobengine.storage.admission_tidying import tidy_admissions
+from jobengine.storage.asks import read_extent, read_moments
 from jobengine.storage.audit import PostgresAudit
 from jobengine.storage.authority import revoke
 from jobengine.storage.database import Asked, Transaction
@@ -90,6 +91,7 @@ async def live_a_day(api: Api, later: PassTime) -> None:
     await _run_the_past(api, later)
     await _retry_many(api)
     await _look_around(api)
+    await _simulate(api)
     await _erase(api)
 
 
@@ -133,6 +135,13 @@ async def _govern(api: Api) -> None:
     change = (await api.post("/quota-requests", asked)).json()
     await governor.post(f"/quota-changes/{change['change_id']}/approve", {"comment": "so be it"})
     await api.get("/quota-changes")
+
+
+async def _simulate(api: Api) -> None:
+    # The server reads the record in a process of its own; here it is read in this one.
+    async with api.plane.database.transaction(api.tenant_id) as tx:
+        extent = await read_extent(tx, tx.now - timedelta(days=1), timedelta(days=30))
+    assert [moment async for moment in read_moments(api.plane.database, api.tenant_id, extent)]
 
 
 async def _admit(api: Api, later: PassTime) -> None:

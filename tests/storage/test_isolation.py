@@ -44,6 +44,7 @@ SYSTEM_QUERIES = {
     "system_find_role",
     "system_find_tokens",
     "system_fix_issuer",
+    "system_forget_asks",
     "system_forget_wakeups",
     "system_give_back_shards",
     "system_has_tenant",
@@ -229,7 +230,7 @@ async def readable(connection: psycopg.AsyncConnection[Any], table: str) -> bool
 async def test_every_table_of_tenants_is_under_row_level_security(owner: Connection, tables: list[str]) -> None:
     """Also for its owner, and every key begins with the tenant."""
     query = """select relname, relrowsecurity and relforcerowsecurity as safe from pg_class
-        where relname = any(%s) and relkind = 'r'"""
+        where relname = any(%s) and relkind in ('r', 'p')"""
     secured = {row["relname"]: row["safe"] for row in await (await owner.execute(query, (tables,))).fetchall()}
     keys = """select c.relname, a.attname from pg_index i join pg_class c on c.oid = i.indrelid
         join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]

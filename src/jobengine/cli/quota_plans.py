@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -30,12 +30,16 @@ File = Annotated[Path, Parameter(name=("--file", "-f"), help="a TOML file as `qu
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change that makes the server say what the file says; *quota* is what the server says now."""
+    """One change that makes the server say what the file says; *quota* is what the server says now.
+
+    *change_id* is a change that asks for the same and waits for a second person.
+    """
 
     action: Literal["create", "adjust", "delete"]
     job_type: str | None
     to: SomeLimits
     quota: Mapping[str, Any] | None = None
+    change_id: str | None = None
 
     @property
     def before(self) -> SomeLimits:
@@ -58,6 +62,7 @@ class Step:
             "version": quota.get("version"),
             "from": limits_json(self.before) or None,
             "to": limits_json(self.to) or None,
+            "change_id": self.change_id,
         }
 
 
@@ -73,7 +78,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """The plan's name: another file, or a change on the server in between, gives another one."""
-        steps = [step.as_json() for step in self.steps]
+        steps = [{**step.as_json(), "change_id": None} for step in self.steps]
         said = json.dumps([self.tenant, steps], sort_keys=True, separators=(",", ":"))
         return sha256(said.encode()).hexdigest()[:16]
 
@@ -145,7 +150,9 @@ def carry_out(call: Call, found: Plan) -> Report:
     try:
         with call.api() as api:
             while report.left:
-                report.done.append((report.left[0], _send(api, report.left[0]) or {}))
+                step = report.left[0]
+                waits = {"change_id": step.change_id}
+                report.done.append((step, waits if step.change_id else _send(api, step) or {}))
                 del report.left[0]
     except CommandFailed as failed:
         failed.lines = (*failed.lines, *_told(report))
@@ -158,10 +165,22 @@ def planned(call: Call, path: Path, scope: Scope, *, prune: bool) -> Plan:
     said = read_quota_file(_text(path), str(path))
     with call.api() as api:
         tenant, stored = _server(api, scope)
+        pending = api.items("/quota-changes", scope, ALL, status="pending")["items"]
     if said.tenant != tenant:
         message = f"{path} is a file of the tenant {said.tenant}, and this client speaks for {tenant}"
         raise CommandFailed(message, Exit.REFUSED, hint="set JOBENGINE_TENANT, or take the other file")
-    return compare(said, stored, prune=prune)
+    found = compare(said, stored, prune=prune)
+    return replace(found, steps=tuple(_known_to_wait(step, pending) for step in found.steps))
+
+
+def _known_to_wait(step: Step, pending: Sequence[Mapping[str, Any]]) -> Step:
+    asked = {**exact(step.quota["limits"] if step.quota else {}), **step.to}
+    same = [
+        change["change_id"]
+        for change in pending
+        if change["job_type"] == step.job_type and change["until"] is None and exact(change["to"]) == asked
+    ]
+    return replace(step, change_id=same[0]) if same and step.action != "delete" else step
 
 
 def _text(path: Path) -> str:
@@ -236,9 +255,11 @@ def _details(step: Step) -> Iterator[str]:
     before, to = limits_json(step.before), limits_json(step.to)
     for name in before | to:
         yield " → ".join(cell(side[name]) for side in (before, to) if name in side).join((f"{name} ", ""))
+    if step.change_id:
+        yield f"waits for a second person: change {step.change_id}"
     if step.quota is None:
         return
-    change, quota = step.quota["last_change"], step.quota
+    quota, change = step.quota, step.quota["last_change"]
     why = f"{change['reason'] or '(erased)'}" + (f" ({change['ticket']})" if change["ticket"] else "")
     yield cell(f"on the server: version {quota['version']}, {change['action']} by {quota['updated_by']} "
                f"at {change['at']}: {why}")  # fmt: skip

@@ -172,6 +172,39 @@ def _tell_holders(api: "Api", quota: Mapping[str, Any], max_active: int) -> None
 
 
 @app.command
+def simulate(
+    quota: Quota,
+    /,
+    *,
+    max_active: int | None = None,
+    max_per_hour: int | None = None,
+    burst: int | None = None,
+    refill_per_second: float | None = None,
+    since: str | None = None,
+    call: TheCall,
+) -> None:
+    """Show what other limits would have done with the asks of up to the last 30 days; changes nothing.
+
+    Args:
+        quota: the id of a quota, or its job type.
+        max_active: slots in use at one time.
+        max_per_hour: admissions in any hour.
+        burst: admissions at once.
+        refill_per_second: admissions a second that the burst recovers by.
+        since: leave out what was asked before, like 2026-01-31T00:00:00Z.
+        call: the global options.
+    """
+    limits = some_limits(max_active, max_per_hour, burst, refill_per_second)
+    if not limits:
+        raise CommandFailed("name at least one limit to try", Exit.USAGE, hint="like --max-active 20")
+    body = {"limits": limits} | ({} if since is None else {"since": since})
+    with call.api() as api:
+        path = f"/quotas/{quota_id(api, quota, Scope.READ)}/simulate"
+        found = api.send("POST", path, Scope.READ, body=body)
+    show_one(call, found)
+
+
+@app.command
 def request(
     job_type: str | None = None,
     *,

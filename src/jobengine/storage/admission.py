@@ -13,6 +13,7 @@ from jobengine.quota.admission import explain as explain_denial
 from jobengine.storage.admission_outlook import Outlooks
 from jobengine.storage.admission_reads import Accounts, Row, account_reads, count_slots, read_accounts
 from jobengine.storage.arrays import plain_array, text_array
+from jobengine.storage.asks import AskLog
 from jobengine.storage.database import Asked, Transaction
 
 RELEASE_REMEMBERED = timedelta(hours=1)
@@ -53,6 +54,7 @@ class Mark:
     granted: Counter[str]
     denied: Counter[tuple[str, str]]
     leases: int
+    asked: int
 
 
 class AdmissionDesk:
@@ -72,6 +74,7 @@ class AdmissionDesk:
         self._denied: Counter[tuple[str, str]] = Counter()
         self._leases: list[tuple[Lease, str]] = []
         self._returned: list[Row] = []
+        self._log = AskLog(now, self.policy.backfill_share, self._accounts)
         self._outlooks = Outlooks(tx, now)
         self._explained: dict[tuple[Kind, Denied], Denied] = {}
         # As they are stored: what is the same need not be stored again.
@@ -101,9 +104,12 @@ class AdmissionDesk:
                 return self._grant(ask, accounts, client_id)
             case Denied() as denied:
                 if counted:
+                    self._log.asked(ask, 0)
                     self._denied.update((ask.job_type, found.limit.value) for found in denied.blocking)
                 return await self._explain(denied, ask, concerned)
             case TooManySlots() as refused:
+                if counted:
+                    self._log.asked(ask, 0)
                 return refused
 
     def end(self, lease: Row) -> None:
@@ -123,6 +129,7 @@ class AdmissionDesk:
         """Take ended leases out of the sums."""
         self._explained.clear()
         for row in ended:
+            self._log.ended(row)
             backfill = row["slots"] if row["kind"] == "backfill" else 0
             for name in (WHOLE_TENANT, row["job_type"]):
                 if name in self._accounts:
@@ -134,7 +141,7 @@ class AdmissionDesk:
         """Remember where the desk stands."""
         return Mark(
             dict(self._accounts), dict(self._fencing), dict(self._jobs), self._granted.copy(), self._denied.copy(),
-            len(self._leases),
+            len(self._leases), len(self._log),
         )  # fmt: skip
 
     def go_back(self, mark: Mark) -> None:
@@ -144,6 +151,7 @@ class AdmissionDesk:
         for lease, _ in self._leases[mark.leases :]:
             self._outlooks.ended(lease.lease_id)
         del self._leases[mark.leases :]
+        self._log.go_back(mark.asked)
         self._explained.clear()
 
     async def write(self) -> None:
@@ -164,6 +172,7 @@ class AdmissionDesk:
             writes.append(("admission_add_grants", told))
         if self._denied:
             writes.append(("admission_count_denials", _denials(self._denied) | {"now": self.now}))
+        writes += self._log.pending(self._accounts)
         self._outlooks.stored()
         self._stored = dict(self._accounts)
         self._returned, self._leases = [], []
@@ -188,6 +197,7 @@ class AdmissionDesk:
             expires_at, ask.lease_seconds,
         )  # fmt: skip
         self._leases.append((lease, client_id))
+        self._log.asked(ask, token)
         self._outlooks.granted(lease.lease_id, ask, expires_at)
         if ask.job_id is not None:
             self._jobs[ask.job_id] = lease

@@ -32,6 +32,7 @@ from jobengine.web.problems import HANDLERS
 from jobengine.web.quota_changes import quota_changes
 from jobengine.web.quota_use import quota_use
 from jobengine.web.quotas import quotas
+from jobengine.web.simulation import simulation
 
 MAX_BODY_BYTES = 2**20
 
@@ -39,6 +40,7 @@ SUBJECTS: Sequence[ControllerRouterHandler] = (
     quotas,
     quota_use,
     overrides,
+    simulation,
     allocations,
     quota_changes,
     policy,
@@ -66,7 +68,7 @@ def make_app(opened: Callable[[], AbstractAsyncContextManager[Plane]]) -> Litest
     api = Router(
         "/api/v1",
         route_handlers=list(SUBJECTS),
-        guards=[authorize],
+        before_request=authorize,
         dependencies={"edge": Provide(provide_edge)},
     )
     app = Litestar(

@@ -19,6 +19,7 @@ from jobengine.authority.oauth_errors import Kind, OAuthError, server_error, una
 from jobengine.errors import JobengineError, Unavailable
 from jobengine.metrics import PROBLEMS_TOLD, TOKEN_REQUESTS
 from jobengine.web.trace import trace_id_of
+from jobengine.web.written import Written
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -64,6 +65,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "duplicate_backfill": (409, "Another backfill covers the window"),
     "window_in_future": (422, "The window ends in the future"),
     "window_invalid": (422, "The window is empty or reversed"),
+    "too_many_asks": (422, "More asks were recorded than a simulation takes"),
     "too_many_partitions": (422, "The window has too many partitions"),
     "unknown_job_type": (422, "The job type is not configured"),
     "invalid_state": (409, "The state of the object forbids this move"),
@@ -110,7 +112,7 @@ def problem(
         "trace_id": trace_id,
         **(members or {}),
     }
-    return Response(
+    return Written(
         msgspec.json.encode(document), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {})
     )
 

@@ -13,17 +13,19 @@ from jobengine.errors import NotFound, ValidationFailed
 from jobengine.governance.change import QuotaChange
 from jobengine.governance.changes import ChangeManager
 from jobengine.quota.manager import QuotaManager
+from jobengine.quota.model import limits_of
 from jobengine.quota.rules import Refused
 from jobengine.storage.audit import PostgresAudit
 from jobengine.storage.database import Transaction
 from jobengine.storage.governance import ChangeReading, PostgresChanges, read_changes
 from jobengine.storage.quota import PostgresQuotas
 from jobengine.storage.quota_reading import read_quotas
-from jobengine.web.edge import Answer, Edge, Refusal, known_id, needs
+from jobengine.web.edge import Answer, Edge, Refusal, known_id, needs, respond
 from jobengine.web.fields import PRINTABLE, JobType
 from jobengine.web.limits import LimitsView, SomeLimits, read_some_limits, show_limits
 from jobengine.web.pages import DEFAULT_SIZE, PageSize, PageToken
 from jobengine.web.quota_views import UsageView, refusal, usage_view
+from jobengine.web.simulation import SimulationView, brief
 from jobengine.web.times import read_time
 
 READ = needs("orch:read", "orch:quota")
@@ -52,7 +54,8 @@ class NewRequest(msgspec.Struct, forbid_unknown_fields=True):
 class ChangeView(msgspec.Struct):
     """A change: who wants what, why, and what became of it.
 
-    *usage* is what is in use now, shown of one change and not in lists.
+    *usage* is what is in use now, *simulation* what the limits would have done in the last day while the change is
+    pending, null where that cannot be told at once: both are shown of one change and not in lists.
     """
 
     change_id: str
@@ -67,7 +70,7 @@ class ChangeView(msgspec.Struct):
     starts_at: str | None
     until: str | None
     usage: UsageView | None
-    simulation: dict[str, Any] | None
+    simulation: SimulationView | None
     requested_by: str
     reason: str | None
     ticket: str | None
@@ -99,10 +102,12 @@ async def list_changes(
 async def get_change(edge: Edge, change_id: str) -> Response[ChangeView]:
     """Show a change as the second person needs it."""
 
-    async def work(tx: Transaction) -> ChangeView:
-        return await one_change(tx, change_id)
-
-    return await edge.read(work)
+    async with edge.plane.database.transaction(edge.tenant_id) as tx:
+        view = await one_change(tx, change_id)
+    if view.status == "pending":
+        view.simulation = await brief(edge.plane, edge.tenant_id, view.job_type, limits_of(msgspec.to_builtins(view.to)))
+    answer: Response[Any] = respond(Answer(200, view), edge.trace_id)
+    return answer
 
 
 @post("/quota-changes/{change_id:str}/approve", opt=DECIDE, status_code=200)

@@ -16,7 +16,7 @@ insert into admission_accounts (tenant_id, account) values (%(tenant_id)s, '') o
 -- End the leases of tenant_id that nobody renewed in time; the caller takes them out of the sums under the same lock.
 update leases set ended_at = decided_at(), ending = 'expired'
 where tenant_id = %(tenant_id)s and ended_at is null and expires_at <= decided_at()
-returning lease_id, job_type, slots, kind;
+returning lease_id, job_type, slots, kind, fencing_token, expires_at;
 
 -- name: admission_forget_hour
 -- Drop the admissions of tenant_id that have left the rolling hour; the caller takes them out of granted_hour.
@@ -194,7 +194,7 @@ returning lease_id, quota_id, job_type, slots, kind, job_id, fencing_token, expi
 -- End a live lease of tenant_id; the caller takes it out of the sums under the same lock.
 update leases set ended_at = %(now)s, ending = %(ending)s
 where tenant_id = %(tenant_id)s and lease_id = %(lease_id)s and ended_at is null
-returning job_type, slots, kind;
+returning job_type, slots, kind, fencing_token, expires_at;
 
 -- name: lease_list
 -- Live leases of tenant_id, oldest first, after a cursor.

@@ -90,20 +90,28 @@ select distinct job_type from batches where tenant_id = %(tenant_id)s and batch_
 
 -- name: batch_held
 -- Batches of tenant_id with the attempts that some fencing tokens name, and whether the admission they run under lives.
-select b.*, l.ended_at is null and l.lease_id is not null as is_admitted, s.fencing_token as told_token,
-    a.state as told_state, f.lease_seconds, f.status = 'canceling' as cancel_requested
+-- One by one: each is a row by its key, whatever the planner thinks of the tables.
+select b.*, l.lives is true as is_admitted, s.fencing_token as told_token, a.state as told_state, f.lease_seconds,
+    f.status = 'canceling' as cancel_requested
 from unnest(%(batch_ids)s::uuid[], %(tokens)s::numeric[]) as s(batch_id, fencing_token)
-join batches b on b.tenant_id = %(tenant_id)s and b.batch_id = s.batch_id
-join backfills f on f.tenant_id = b.tenant_id and f.backfill_id = b.backfill_id
-left join leases l on l.tenant_id = b.tenant_id and l.lease_id = b.lease_id
-left join batch_attempts a on a.tenant_id = b.tenant_id and a.batch_id = b.batch_id and a.fencing_token = s.fencing_token;
+cross join lateral (select * from batches where tenant_id = %(tenant_id)s and batch_id = s.batch_id limit 1) b
+cross join lateral (
+    select lease_seconds, status from backfills where tenant_id = %(tenant_id)s and backfill_id = b.backfill_id limit 1
+) f
+left join lateral (
+    select ended_at is null as lives from leases where tenant_id = %(tenant_id)s and lease_id = b.lease_id limit 1
+) l on true
+left join lateral (
+    select state from batch_attempts
+    where tenant_id = %(tenant_id)s and batch_id = s.batch_id and fencing_token = s.fencing_token limit 1
+) a on true;
 
 -- name: batch_leases_end
 -- End the live leases that batches of tenant_id ran under; the caller takes them out of the sums under the same lock.
 update leases l set ended_at = %(now)s, ending = e.ending
 from unnest(%(lease_ids)s::uuid[], %(endings)s::text[]) as e(lease_id, ending)
 where l.tenant_id = %(tenant_id)s and l.lease_id = e.lease_id and l.ended_at is null
-returning l.lease_id, l.job_id, l.job_type, l.slots, l.kind;
+returning l.lease_id, l.job_id, l.job_type, l.slots, l.kind, l.fencing_token, l.expires_at;
 
 -- name: attempt_end
 -- End live attempts at batches of tenant_id; their claims are final with 'completed' and free again with 'lost'.

@@ -1,0 +1,339 @@
+"""What limits would have done: recorded asks decided again, by the same arithmetic as when they were asked.
+
+The record is one `Moment` for each transaction that decided anything. A lease of the record ends in the replay as it
+ended then; of an ask that was denied then and is granted now nobody knows how long its work would have run: it holds
+its slots as long as the leases of its job type did on average so far, or its own lease, where none has ended yet.
+"""
+
+from bisect import insort
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from hashlib import sha256
+from heapq import heappop, heappush
+from math import floor
+from typing import Final
+
+from jobengine.governance.simulation import (
+    BACKFILL,
+    END,
+    EXPIRED,
+    GRANTED,
+    SECOND,
+    WHOLE_TENANT,
+    Moment,
+    Question,
+    Simulation,
+    Told,
+)
+from jobengine.quota.model import Number
+from jobengine.quota.standing import TOKEN, Blocked, Standing
+
+HOUR: Final = 3_600 * SECOND
+_LAPSED: Final = END | EXPIRED
+_BY_TIME: Final = int(Blocked.RATE | Blocked.MAX_PER_HOUR)
+_MILLI: Final = 1_000
+# What became of an ask: granted then, granted now, and not to be counted.
+_DENIED: Final = 0
+_THEN: Final = 1
+_NOW: Final = 2
+_UNCOUNTED: Final = 4
+
+
+def simulate(moments: Iterable[Moment], question: Question) -> Simulation:
+    """Decide the recorded asks again under the limits of *question*; *moments* stand in the order of their making."""
+    replay = _Replay(question)
+    for moment in moments:
+        replay.relive(moment)
+    return replay.result()
+
+
+@dataclass(slots=True)
+class _Holder:
+    """One account in the replay: its standing, when the hour's admissions were, and how long its leases held."""
+
+    name: str
+    standing: Standing
+    limited: bool = True
+    counts: bool = False
+    hour: deque[int] = field(default_factory=deque[int])
+    held: dict[int, int] = field(default_factory=dict[int, int])
+    ended: int = 0
+    held_micros: int = 0
+
+    def forget_hour(self, micros: int) -> None:
+        """Let the admissions go that have left the rolling hour."""
+        hour, since = self.hour, micros - HOUR
+        while hour and hour[0] <= since:
+            hour.popleft()
+            self.standing.granted_hour -= 1
+
+    def leave_one(self, *, waits: bool) -> None:
+        """Leave a batch that waits one slot, as admission does."""
+        most = self.standing.max_active
+        self.standing.live_most = most - 1 if waits and most > 1 else most
+
+    def ready_at(self, bits: int, micros: int) -> int | None:
+        """Return when time alone will have lifted the limits in *bits*; None where it never does."""
+        standing, ready = self.standing, micros
+        if bits & ~_BY_TIME:
+            return None
+        if bits & Blocked.MAX_PER_HOUR:
+            if standing.max_per_hour < 1:
+                return None
+            ready = max(ready, self.hour[standing.granted_hour - standing.max_per_hour] + HOUR)
+        if bits & Blocked.RATE:
+            if standing.full < TOKEN or standing.refill == 0:
+                return None
+            ready = max(ready, micros - (standing.level_pico(micros) - TOKEN) // standing.refill)
+        return ready
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Denied asks of one kind that wait to be granted, by slots: what blocks few slots blocks more."""
+
+    sizes: list[int] = field(default_factory=list[int])
+    since: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    ready: int | None = None
+
+    def add(self, slots: int, micros: int) -> None:
+        if slots not in self.since:
+            insort(self.sizes, slots)
+            self.since[slots] = []
+        self.since[slots].append(micros)
+
+
+class _Replay:
+    """The tenant's accounts as they would have been."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._holders: dict[str, _Holder] = {}
+        self._whole = self._asked = _Holder(WHOLE_TENANT, Standing())
+        self._lowered: list[_Holder] = []
+        # Leases of the record that are not held here; and those that are held only here, by their ends.
+        self._refused: set[tuple[str, int]] = set()
+        self._extra: list[tuple[int, int, _Holder, int, int]] = []
+        self._queues: dict[tuple[str, int], _Queue] = {}
+        self._waits: list[int] = []
+        self._digest = sha256()
+        self._asks = self._granted = self._would_grant = self._peak = self._changed = self._seen = 0
+        self._first_at: int | None = None
+        self._last_at: int | None = None
+
+    def relive(self, moment: Moment) -> None:
+        at = moment.at
+        for told in moment.told:
+            self._hear(told)
+        self._let_wait(moment.waits)
+        holders = [self._holders.get(name) or self._stranger(name) for name in moment.accounts]
+        decided = bytearray()
+        arrived = freed = False
+        for kind, place, slots, seconds, token in zip(
+            moment.kinds, moment.places, moment.slots, moment.seconds, moment.tokens, strict=True
+        ):
+            if kind & _LAPSED == _LAPSED:
+                self._lapse(holders[place], kind, slots, token, at - seconds * _MILLI)
+                continue
+            if not arrived:
+                arrived = self._arrive(holders, at)
+            if kind & END:
+                self._end(holders[place], kind, slots, token, at)
+                freed = True
+            else:
+                if freed and self._queues:
+                    self._look(at)
+                freed = False
+                decided.append(self._ask(holders[place], kind, slots, (at, seconds, token)))
+        self._close(at, decided)
+
+    def result(self) -> Simulation:
+        return Simulation(
+            self._asks, self._granted, self._would_grant, self._peak, self._wait_p95(), self._changed, self._first_at,
+            self._last_at, self._digest.hexdigest(),
+        )  # fmt: skip
+
+    def _close(self, at: int, decided: bytearray) -> None:
+        if at < self._question.since:
+            self._peak = self._asked.standing.active
+            return
+        if self._queues:
+            self._look(at)
+        if counted := bytes(decision for decision in decided if decision < _UNCOUNTED):
+            self._digest.update(at.to_bytes(8, "big") + counted)
+            self._first_at = at if self._first_at is None else self._first_at
+            self._last_at = at
+            kept, lost, won = (counted.count(decision) for decision in (_THEN | _NOW, _THEN, _NOW))
+            self._asks += len(counted)
+            self._granted += kept + lost
+            self._would_grant += kept + won
+            self._changed += lost + won
+
+    def _hear(self, told: Told) -> None:
+        holder = self._holders.get(told.account)
+        if holder is None:
+            holder = self._holders[told.account] = _Holder(told.account, _standing(told))
+            holder.hour.extend([told.hour_at] * told.granted_hour)
+        else:
+            self._count_bucket(holder.standing, told)
+        tried = told.account == self._question.account and bool(self._question.limits)
+        _limit(holder.standing, self._question.limits if tried else told.limits, told.share, paused=told.paused)
+        holder.limited = told.limited or tried
+        holder.counts = self._question.account in (told.account, WHOLE_TENANT)
+        if told.account == WHOLE_TENANT:
+            self._whole = holder
+        if told.account == self._question.account:
+            self._asked = holder
+
+    def _stranger(self, name: str) -> _Holder:
+        # Leases ended of a job type that nobody has asked for since the reading began: its use is told when it asks.
+        return _Holder(name, Standing())
+
+    def _count_bucket(self, standing: Standing, told: Told) -> None:
+        # What was refilled before a change of limits was refilled at the old rate.
+        if not self._question.limits:
+            standing.level, standing.level_at = told.level, told.level_at
+        elif standing.level is not None and told.level_at > standing.level_at:
+            standing.level, standing.level_at = standing.level_pico(told.level_at), told.level_at
+
+    def _let_wait(self, waits: Sequence[str]) -> None:
+        for holder in self._lowered:
+            holder.leave_one(waits=False)
+        self._lowered = [self._holders[name] for name in waits]
+        for holder in self._lowered:
+            holder.leave_one(waits=True)
+
+    def _arrive(self, holders: Sequence[_Holder], at: int) -> bool:
+        while self._extra and self._extra[0][0] <= at:
+            ends, _, holder, slots, kind = heappop(self._extra)
+            self._lapse(holder, kind, slots, 0, ends)
+        self._pass_time(at)
+        for holder in holders:
+            holder.forget_hour(at)
+        return True
+
+    def _ask(self, holder: _Holder, kind: int, slots: int, ask: tuple[int, int, int]) -> int:
+        at, seconds, token = ask
+        granted = kind & GRANTED
+        if at < self._question.since:
+            if granted:
+                self._take(holder, slots, at, kind & BACKFILL)
+                holder.held[token] = at
+            return _UNCOUNTED
+        decision = _THEN if granted else _DENIED
+        if self._blocked(holder, slots, at, kind & BACKFILL):
+            if granted:
+                self._refused.add((holder.name, token))
+            if holder.counts:
+                self._queues.setdefault((holder.name, kind & BACKFILL), _Queue()).add(slots, at)
+        else:
+            decision |= _NOW
+            self._take(holder, slots, at, kind & BACKFILL)
+            if granted:
+                holder.held[token] = at
+            else:
+                self._hold(holder, kind, slots, at, seconds)
+        return decision if holder.counts else _UNCOUNTED
+
+    def _blocked(self, holder: _Holder, slots: int, at: int, backfill: int) -> int:
+        if bits := holder.standing.blocked(slots, at, backfill):
+            return bits
+        whole = self._whole
+        return whole.standing.blocked(slots, at, backfill) if whole.limited else 0
+
+    def _take(self, holder: _Holder, slots: int, at: int, backfill: int) -> None:
+        whole = self._whole
+        holder.standing.take(slots, at, backfill)
+        holder.hour.append(at)
+        whole.hour.append(at)
+        if whole.limited:
+            whole.standing.take(slots, at, backfill)
+        else:
+            whole.standing.take_uncounted(slots, backfill)
+        if backfill:
+            holder.leave_one(waits=False)
+            whole.leave_one(waits=False)
+        if (active := self._asked.standing.active) > self._peak:
+            self._peak = active
+
+    def _hold(self, holder: _Holder, kind: int, slots: int, at: int, seconds: int) -> None:
+        held = holder.held_micros // holder.ended if holder.ended else seconds * SECOND
+        self._seen += 1
+        heappush(self._extra, (at + held, self._seen, holder, slots, kind & BACKFILL))
+
+    def _lapse(self, holder: _Holder, kind: int, slots: int, token: int, micros: int) -> None:
+        if not self._queues:
+            self._end(holder, kind, slots, token, micros)
+            return
+        self._pass_time(micros)
+        self._end(holder, kind, slots, token, micros)
+        self._look(micros)
+
+    def _end(self, holder: _Holder, kind: int, slots: int, token: int, micros: int) -> None:
+        if self._refused and (holder.name, token) in self._refused:
+            self._refused.discard((holder.name, token))
+            return
+        backfill = kind & BACKFILL
+        holder.standing.give_back(slots, backfill)
+        self._whole.standing.give_back(slots, backfill)
+        if (since := holder.held.pop(token, None)) is not None:
+            holder.ended += 1
+            holder.held_micros += micros - since
+
+    def _pass_time(self, micros: int) -> None:
+        """Let go whoever waited for nothing but the clock."""
+        for (name, backfill), queue in self._queues.items():
+            while queue.ready is not None and queue.ready <= micros:
+                self._let_go(queue, queue.ready)
+                self._ask_again(self._holders[name], queue, queue.ready, backfill)
+
+    def _look(self, micros: int) -> None:
+        """Let go whoever would be granted now; a queue that is empty is forgotten."""
+        for (name, backfill), queue in list(self._queues.items()):
+            self._ask_again(self._holders[name], queue, micros, backfill)
+            if not queue.sizes:
+                del self._queues[name, backfill]
+
+    def _ask_again(self, holder: _Holder, queue: _Queue, micros: int, backfill: int) -> None:
+        queue.ready = None
+        accounts = [holder, *([self._whole] if self._whole.limited else [])]
+        for account in accounts:
+            account.forget_hour(micros)
+        while queue.sizes:
+            bits = [account.standing.blocked(queue.sizes[0], micros, backfill) for account in accounts]
+            if any(bits):
+                ready = [account.ready_at(found, micros) for account, found in zip(accounts, bits, strict=True)]
+                known = [moment for moment in ready if moment is not None]
+                queue.ready = max(known) if len(known) == len(ready) else None
+                return
+            self._let_go(queue, micros)
+
+    def _let_go(self, queue: _Queue, micros: int) -> None:
+        asked = queue.since.pop(queue.sizes.pop(0))
+        self._waits += [micros - since for since in asked]
+
+    def _wait_p95(self) -> int | None:
+        # Nearest rank; those who would have been granted at once stand first, with 0.
+        rank = -(-self._asks * 95 // 100) - self._would_grant
+        if rank <= 0:
+            return 0
+        return sorted(self._waits)[rank - 1] if rank <= len(self._waits) else None
+
+
+def _standing(told: Told) -> Standing:
+    standing = Standing()
+    standing.active, standing.active_backfill = told.active, told.active_backfill
+    standing.granted_hour, standing.level, standing.level_at = told.granted_hour, told.level, told.level_at
+    return standing
+
+
+def _limit(standing: Standing, limits: Mapping[str, Number], share: Decimal, *, paused: bool) -> None:
+    most = int(limits["max_active"])
+    standing.paused = paused
+    standing.max_active = standing.live_most = most
+    standing.backfill_most = min(most, max(1, floor(share * most)))
+    standing.max_per_hour = int(limits["max_per_hour"])
+    standing.full = int(limits["burst"]) * TOKEN
+    standing.refill = int(limits["refill_per_second"] * SECOND)

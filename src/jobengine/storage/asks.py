@@ -1,0 +1,213 @@
+"""The record of asks: written with each group of decisions, read to decide them again under other limits."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from jobengine.governance.simulation import BACKFILL, END, EXPIRED, GRANTED, Moment, Told
+from jobengine.quota.admission import TOKEN, Account, Ask
+from jobengine.storage.arrays import plain_array
+from jobengine.storage.database import Asked, Database, Transaction
+
+Row = Mapping[str, Any]
+
+# As many partitions as the table has; a day's rows lie in that of its number.
+DAY_SLOTS: Final = 64
+HOUR: Final = timedelta(hours=1)
+MOST_ROWS: Final = 2_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NOTHING: Final = timedelta(0)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_LIMITED, _PAUSED, _WAITS = 1, 2, 4
+_LIMITS: Final = 5
+_STATE: Final = 6
+_MOST_MILLIS: Final = 2**31 - 1
+
+
+class AskLog:
+    """What one desk was asked and what it answered, in order, for one row of the record."""
+
+    def __init__(self, now: datetime, share: Decimal, accounts: Mapping[str, Account]) -> None:
+        self._now = now
+        self._share = share
+        self._accounts = dict(accounts)
+        self._operations: list[tuple[int, str, int, int, int]] = []
+
+    def __len__(self) -> int:
+        """Return how many operations are yet to be written."""
+        return len(self._operations)
+
+    def asked(self, ask: Ask, fencing_token: int) -> None:
+        """Note an ask, with its lease's fencing token, or 0 where it was denied."""
+        kind = (GRANTED if fencing_token else 0) | (BACKFILL if ask.kind == "backfill" else 0)
+        self._operations.append((kind, ask.job_type, ask.slots, ask.lease_seconds, fencing_token))
+
+    def ended(self, lease: Row) -> None:
+        """Note that a lease is over: given back, forced out, or at its end."""
+        kind = END | (BACKFILL if lease["kind"] == "backfill" else 0)
+        late = self._now - lease["expires_at"]
+        if late >= _NOTHING:
+            kind |= EXPIRED
+        millis = max(0, min(late // _MILLISECOND, _MOST_MILLIS))
+        self._operations.append((kind, lease["job_type"], lease["slots"], millis, lease["fencing_token"]))
+
+    def go_back(self, length: int) -> None:
+        """Forget all but the first *length* operations."""
+        del self._operations[length:]
+
+    def pending(self, accounts: Mapping[str, Account]) -> list[Asked]:
+        """Return what is to be stored, and begin anew with *accounts* as they are now."""
+        if not self._operations:
+            return []
+        names = [*self._accounts, *sorted({item[1] for item in self._operations} - self._accounts.keys())]
+        place = {name: number for number, name in enumerate(names)}
+        kinds, whose, slots, seconds, tokens = zip(*self._operations, strict=True)
+        row = {
+            "day_slot": day_slot(self._now),
+            "at": self._now,
+            "share": self._share,
+            "asked": sum(not kind & END for kind in kinds),
+            "accounts": names,
+            "limits": plain_array(number for account in self._accounts.values() for number in _limits(account)),
+            "state": plain_array(number for account in self._accounts.values() for number in _state(account)),
+            "kinds": plain_array(kinds),
+            "places": plain_array([place[name] for name in whose]),
+            "slots": plain_array(slots),
+            "seconds": plain_array(seconds),
+            "tokens": plain_array(tokens),
+        }
+        self._accounts = dict(accounts)
+        self._operations = []
+        return [("asks_add", row)]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much there is to decide again: from *since* on, with the hour before it to know what was in use."""
+
+    since: datetime
+    until: datetime
+    asked: int
+    older: bool
+
+    @property
+    def first(self) -> datetime:
+        """Where reading begins."""
+        return self.since - HOUR
+
+
+async def read_extent(tx: Transaction, since: datetime, retention: timedelta) -> Extent:
+    """Return how many asks were recorded from *since* on."""
+    oldest = tx.now - retention
+    first = since - HOUR
+    row = await tx.one(
+        "asks_extent", since=since, oldest=min(oldest, first), until=tx.now, day_slots=_day_slots(oldest, tx.now)
+    )
+    return Extent(since, tx.now, row["asked"], row["older"])
+
+
+async def read_moments(database: Database, tenant_id: str, extent: Extent) -> AsyncIterator[Moment]:
+    """Return the record of a tenant, in the order of the decisions."""
+    values: dict[str, Any] = {
+        "day_slots": _day_slots(extent.first, extent.until), "since": extent.first, "until": extent.until,
+        "most": MOST_ROWS, "after": extent.first - HOUR, "after_id": 0,
+    }  # fmt: skip
+    reader = _Reader(micros_of(extent.first) if extent.older else None)
+    while True:
+        async with database.transaction(tenant_id) as tx:
+            rows = await tx.all("asks_read", **values)
+        for row in rows:
+            yield reader.moment(row)
+        if len(rows) < MOST_ROWS:
+            return
+        values |= {"after": rows[-1]["at"], "after_id": rows[-1]["record_id"]}
+
+
+class _Reader:
+    """Rows → moments, each of which tells of an account only what is new of it."""
+
+    def __init__(self, began: int | None) -> None:
+        # Whoever was admitted before the first row that is read: before the reading began, or nobody knows when.
+        self._began = began
+        self._told: dict[str, tuple[object, int]] = {}
+
+    def moment(self, row: Row) -> Moment:
+        at, limits, state = row["micros"], row["limits"], row["state"]
+        told: list[Told] = []
+        waits: list[str] = []
+        for number, name in enumerate(row["accounts"][: len(limits) // _LIMITS]):
+            own = tuple(limits[number * _LIMITS : (number + 1) * _LIMITS])
+            before, last_at = self._told.get(name, (None, 0))
+            # A bucket that was counted after the last decision was counted because its limits had changed.
+            if before != (own, row["share"]) or state[number * _STATE + 5] > last_at:
+                use = state[number * _STATE : (number + 1) * _STATE]
+                told.append(_told(name, own, use, Decimal(row["share"]), self._began or at))
+            self._told[name] = (own, row["share"]), at
+            if own[0] & _WAITS:
+                waits.append(name)
+        return Moment(
+            at, row["accounts"], told, waits, row["kinds"], row["places"], row["slots"], row["seconds"], row["tokens"]
+        )
+
+
+def day_slot(at: datetime) -> int:
+    """Return in which partition the rows of a moment lie.
+
+    >>> day_slot(datetime(1970, 1, 1, tzinfo=UTC)), day_slot(datetime(1970, 3, 7, tzinfo=UTC))
+    (0, 1)
+    """
+    return (at - _EPOCH).days % DAY_SLOTS
+
+
+def micros_of(at: datetime) -> int:
+    """Return a moment in microseconds since 1970.
+
+    >>> micros_of(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    1000000
+    """
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def _day_slots(since: datetime, until: datetime) -> list[int]:
+    days = (until - _EPOCH).days - (since - _EPOCH).days + 1
+    return sorted({day_slot(since + timedelta(days=day)) for day in range(min(days, DAY_SLOTS))} | {day_slot(until)})
+
+
+def _limits(account: Account) -> Sequence[int]:
+    limits = account.limits
+    flags = 0 if account.name == "" and account.quota_id is None else _LIMITED
+    flags |= (_PAUSED if account.paused else 0) | (_WAITS if account.batch_waits else 0)
+    return flags, limits.max_active, limits.max_per_hour, limits.burst, account.refill_micro
+
+
+def _state(account: Account) -> Sequence[int]:
+    # A full bucket has no level: -1 says so. 10^-12 tokens do not fit into 64 bits, so they stand in two parts.
+    whole, part = (-1, 0) if account.bucket_pico is None else divmod(account.bucket_pico, TOKEN)
+    at = 0 if account.bucket_at is None else micros_of(account.bucket_at)
+    return account.active, account.active_backfill, account.granted_hour, whole, part, at
+
+
+def _told(name: str, limits: Sequence[int], use: Sequence[int], share: Decimal, hour_at: int) -> Told:
+    flags, max_active, max_per_hour, burst, refill = limits
+    active, backfill, hour, whole, part, level_at = use
+    return Told(
+        account=name,
+        limited=bool(flags & _LIMITED),
+        paused=bool(flags & _PAUSED),
+        limits={
+            "max_active": max_active,
+            "max_per_hour": max_per_hour,
+            "burst": burst,
+            "refill_per_second": Decimal(refill) / 10**6,
+        },
+        share=share,
+        active=active,
+        active_backfill=backfill,
+        granted_hour=hour,
+        hour_at=hour_at,
+        level=None if whole < 0 else whole * TOKEN + part,
+        level_at=level_at,
+    )
