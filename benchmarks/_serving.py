@@ -20,7 +20,7 @@ import httpx2
 LIMITLESS = {"max_active": 10**9, "max_per_hour": 10**9, "burst": 10**9, "refill_per_second": 10**6}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Server:
     """A running server; *data_dir* is its own."""
 
@@ -28,11 +28,18 @@ class Server:
     port: int
     data_dir: Path
     environ: Mapping[str, str]
+    process: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
         """Where it answers."""
         return f"http://{self.host}:{self.port}"
+
+    def restart(self) -> None:
+        """End the server and start it again on what it left."""
+        _end(self.process)
+        self.process = _start(self.environ)
+        _wait(self.process, self.url)
 
     def client(self, name: str, *roles: str, tenant: str = "bench") -> tuple[str, str]:
         """Make a client on the server's database."""
@@ -76,15 +83,22 @@ def server(config: str = "", **environ: str) -> Generator[Server]:
             "JOBENGINE_LOG_LEVEL": "warning",
             **environ,
         }
-        command = [sys.executable, "-m", "jobengine.cli", "serve"]
-        process = subprocess.Popen(command, env=environ)  # noqa: S603 - our own program
+        running = Server("127.0.0.1", port, Path(folder) / "data", environ, _start(environ))
         try:
-            running = Server("127.0.0.1", port, Path(folder) / "data", environ)
-            _wait(process, running.url)
+            _wait(running.process, running.url)
             yield running
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            _end(running.process)
+
+
+def _start(environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "jobengine.cli", "serve"]
+    return subprocess.Popen(command, env=environ)  # noqa: S603 - our own program
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
 
 
 def _wait(process: subprocess.Popen[bytes], url: str) -> None:
