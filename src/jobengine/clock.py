@@ -43,10 +43,8 @@ def format_time(moment: datetime) -> str:
     >>> format_time(datetime(2026, 1, 1, tzinfo=UTC)), format_time(datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC))
     ('2026-01-01T00:00:00Z', '2026-01-01T00:00:00.000001Z')
     """
-    moment = moment.astimezone(UTC)
-    fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
-    # strftime("%Y") does not pad years below 1000 on every platform.
-    return f"{moment.year:04d}-{moment:%m-%dT%H:%M:%S}{fraction}Z"
+    # ISO 8601 as the standard library writes it leaves a fraction of zero out, and pads every year to four digits.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 def parse_duration(text: str) -> timedelta:

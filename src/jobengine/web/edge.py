@@ -28,6 +28,7 @@ from jobengine.web.pages import Pager
 from jobengine.web.problems import PROBLEMS, problem
 from jobengine.web.strict_json import read_json
 from jobengine.web.trace import trace_id_of
+from jobengine.web.written import Written
 
 JSON = "application/json"
 CALLER = "caller"
@@ -48,8 +49,8 @@ class StrictRequest(Request[Any, Any, Any]):
 
     async def json(self) -> Any:
         """Return the body as the type that the handler takes; raises `unsupported_media_type` for what is not JSON."""
-        sent = self.headers.get("content-type", JSON)
-        if not _JSON_TYPE.fullmatch(sent):
+        sent = next(iter(_sent(self, b"content-type")), JSON)
+        if sent != JSON and not _JSON_TYPE.fullmatch(sent):
             raise Malformed(f"send the body as {JSON}, in UTF-8", code="unsupported_media_type")
         field = self.route_handler.parsed_data_field
         into: Any = field.annotation if field else Any
@@ -83,32 +84,38 @@ def needs(*scopes: str) -> dict[str, Any]:
     return {"scopes": scopes}
 
 
-async def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Let in only whom the route lets in: token, tenant, scope, and known query parameters, in this order."""
+async def authorize(connection: Request[Any, Any, Any]) -> None:
+    """Let in only whom the route lets in: token, tenant, scope, and known query parameters, in this order.
+
+    It runs before the body is read. A guard of the framework would copy the whole route for each request.
+    """
     plane: Plane = connection.app.state.plane
-    if _TOKEN_PARAMETERS & connection.query_params.keys():
+    queried = connection.scope["query_string"] != b""
+    if queried and _TOKEN_PARAMETERS & connection.query_params.keys():
         raise Malformed("an access token never belongs into the query")
-    token = bearer_token(connection.headers.getall("authorization", []))
+    token = bearer_token(_sent(connection, b"authorization"))
     if token is None:
         raise Unauthenticated("send an access token: Authorization: Bearer …")
     principal = plane.verify(token)
-    resolved = TenantResolver().resolve(principal, _tenant_headers(connection))
+    resolved = TenantResolver().resolve(principal, _sent(connection, *_TENANT_HEADERS))
     if resolved.selected:
         async with plane.database.system() as tx:
             if not await has_tenant(tx, resolved.tenant_id):
                 raise NotFound("there is no such tenant")
     connection.scope["state"][CALLER] = (principal, resolved.tenant_id)
+    handler = connection.route_handler
     scopes: tuple[str, ...] = handler.opt["scopes"]
     if not any(principal.has(scope) for scope in scopes):
         # The challenge names what would be enough (RFC 6750 section 3): the first, where any one of several would do.
         raise InsufficientScope(f"this needs the scope {' or '.join(scopes)}", required_scope=scopes[0])
     if "\x00" in connection.scope["path"]:
         raise NotFound("there is no such path or object")
-    _check_query(connection, handler)
+    if queried:
+        _check_query(connection, handler)
 
 
-def _tenant_headers(connection: ASGIConnection[Any, Any, Any, Any]) -> list[str]:
-    return [value.decode("latin-1") for name, value in connection.scope["headers"] if name in _TENANT_HEADERS]
+def _sent(connection: Request[Any, Any, Any], *headers: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in connection.scope["headers"] if name in headers]
 
 
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -190,7 +197,7 @@ class Edge:
     @property
     def has_idempotency_key(self) -> bool:
         """Tell whether the caller wants the first answer again for a repeat."""
-        return "idempotency-key" in self.request.headers
+        return _sent(self.request, b"idempotency-key") != []
 
     async def _idempotency(self, tx: Transaction) -> IdempotencyKeys | None:
         sent = self.request.headers.getall("idempotency-key", [])
@@ -222,7 +229,7 @@ def respond(answer: Answer | Refusal, trace_id: str) -> Response[bytes]:
         return problem(answer.code, answer.detail, trace_id, answer.members, answer.headers)
     body = b"" if answer.body is None else msgspec.json.encode(answer.body)
     media_type = JSON if body else "text/plain"
-    return Response(body, status_code=answer.status, media_type=media_type, headers=dict(answer.headers or {}))
+    return Written(body, status_code=answer.status, media_type=media_type, headers=dict(answer.headers or {}))
 
 
 def _kept(response: Response[bytes]) -> Kept:
@@ -234,4 +241,4 @@ def _kept(response: Response[bytes]) -> Kept:
 def _replay(kept: Kept) -> Response[bytes]:
     headers = {**kept.headers, "Idempotent-Replayed": "true"}
     media_type = JSON if kept.body else "text/plain"
-    return Response(kept.body, status_code=kept.status, media_type=media_type, headers=headers)
+    return Written(kept.body, status_code=kept.status, media_type=media_type, headers=headers)

@@ -50,9 +50,7 @@ def _parse(body: bytes) -> object:
         raise MalformedJson("the body is not UTF-8") from None
     _check_depth(text)
     try:
-        return json.loads(
-            text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant
-        )
+        return _DECODER.decode(text)
     except (json.JSONDecodeError, RecursionError):
         raise MalformedJson("the body is not one JSON document") from None
 
@@ -88,6 +86,11 @@ def _float(digits: str) -> float:
 
 def _constant(name: str) -> NoReturn:
     raise MalformedJson(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)
 
 
 def _check_strings(document: object) -> None:
