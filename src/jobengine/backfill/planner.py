@@ -122,6 +122,7 @@ class Plan:
         A plan token made of it stands for exactly the batches that were previewed: once an earlier batch succeeds or
         the handler changes, planning again gives another digest.
         """
+        listed = ",".join([f"{piece.first_index}-{piece.last_index}{piece.status}" for piece in self.ranges])
         described = {
             "job_type": job_type,
             "source": source,
@@ -131,7 +132,7 @@ class Plan:
             "partition": self.partition.text,
             "order": self.order.value,
             "reprocess": self.reprocess.value,
-            "ranges": ",".join(f"{piece.first_index}-{piece.last_index} {piece.status}" for piece in self.ranges),
+            "ranges": sha256(listed.encode()).hexdigest(),
         }
         return sha256(rfc8785.dumps(described)).digest()
 

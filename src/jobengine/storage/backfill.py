@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jobengine.backfill.model import BackfillRequest, BackfillStatus, Move, Order, Reprocess, StopRules
+from jobengine.backfill.model import BackfillRequest, BackfillStatus, BatchStatus, Move, Order, Reprocess, StopRules
 from jobengine.backfill.planner import Coverage, Ended, Plan, latest_failed
 from jobengine.backfill.ports import JobKind, Key
 from jobengine.backfill.suppressor import Earlier
@@ -50,7 +50,10 @@ class PostgresBackfills:
     async def add(self, request: BackfillRequest, plan: Plan, job: JobKind, trace_id: str) -> None:
         """Store a new backfill and its plan; its first batches are ready when the transaction commits."""
         await self.tx.run("backfill_add", **_columns(request, plan, job, trace_id))
-        await add_ranges(self.tx, request.backfill_id, plan.ranges)
+        # What is neither a batch nor a stretch is skipped: around many islands that is half of the plan.
+        await add_ranges(
+            self.tx, request.backfill_id, [piece for piece in plan.ranges if piece.status is BatchStatus.PENDING]
+        )
         await go_on(self.tx, [await lock_row(self.tx, request.backfill_id)])
 
     async def lock(self, backfill_id: str) -> BackfillRequest:
@@ -109,6 +112,26 @@ async def read_backfills(
             most=most,
         )
     )
+
+
+async def read_batches(tx: Transaction, backfill: Mapping[str, Any], *, after: int, most: int) -> list[dict[str, Any]]:
+    """Return batches and stretches of a backfill behind an index, in their order; every partition is in one of them."""
+    rows = await tx.all("batch_list", backfill_id=backfill["backfill_id"], after=after, most=most)
+    found: list[dict[str, Any]] = []
+    at = after + 1
+    for row in rows:
+        if row["first_index"] > at:
+            found.append(_skipped(at, row["first_index"] - 1))
+        found.append(row)
+        at = row["last_index"] + 1
+    if len(rows) < most and at < backfill["total"]:
+        found.append(_skipped(at, backfill["total"] - 1))
+    return found[:most]
+
+
+def _skipped(first: int, last: int) -> dict[str, Any]:
+    nobody = {"batch_id": None, "attempts": 0, "error": None, "not_before": None}
+    return {"first_index": first, "last_index": last, "status": "skipped", **nobody}
 
 
 def request_of(row: Mapping[str, Any]) -> BackfillRequest:

@@ -13,7 +13,7 @@ from jobengine.backfill.ports import JobKind
 from jobengine.backfill.suppressor import Duplicate
 from jobengine.bootstrap import Plane
 from jobengine.storage.audit import PostgresAudit
-from jobengine.storage.backfill import PostgresBackfills, read_backfills
+from jobengine.storage.backfill import PostgresBackfills, read_backfills, read_batches
 from jobengine.storage.database import Transaction
 from jobengine.web.backfill_events import follow_backfill
 from jobengine.web.backfill_views import (
@@ -162,7 +162,7 @@ async def list_batches(
         backfill = await get_row(tx, backfill_id)
         cursor = pager.cursor(page_token)
         after = -1 if cursor is None else int(cursor)
-        rows = await tx.all("batch_list", backfill_id=backfill_id, after=after, most=page_size + 1)
+        rows = await read_batches(tx, backfill, after=after, most=page_size + 1)
         items = [show_batch(row, backfill) for row in rows]
         return pager.page(items, page_size, [str(row["last_index"]) for row in rows])
 
