@@ -45,7 +45,8 @@ test-external: $(READY) ## Run what stores a second time, on the PostgreSQL of J
 		--ignore=tests/storage/test_embedded.py --ignore=tests/storage/test_embedded_rights.py
 
 soak: $(READY) ## Run the state machines and the crash tests for a long time
-	JOBENGINE_TEST_KILLS=20 $(PY) -m pytest -o faulthandler_timeout=0 --hypothesis-profile=soak tests/model tests/fuzz tests/acceptance $(PYTEST_ARGS)
+	JOBENGINE_TEST_KILLS=20 JOBENGINE_TEST_WORKER_KILLS=50 $(PY) -m pytest -o faulthandler_timeout=0 \
+		--hypothesis-profile=soak tests/model tests/fuzz tests/acceptance tests/broker $(PYTEST_ARGS)
 
 lock: $(READY) ## Write the locks from pyproject.toml (LOCK_ARGS=--upgrade takes the newest versions)
 	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml

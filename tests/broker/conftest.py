@@ -71,16 +71,16 @@ class Play:
         body = {"job_type": self.stage.lane.job_type, "source": token_hex(4), "window": WINDOW, "partition": partition}
         return done(self.caller.post("/backfills", {**body, "params": params, **changes}), 202)
 
-    def completed(self, backfill: dict[str, Any]) -> dict[str, Any]:
-        """Return the backfill when it has ended well, with every event once and nothing left behind."""
-        ended = self.caller.ended(backfill["backfill_id"], PATIENCE_SECONDS)
+    def completed(self, backfill: dict[str, Any], seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """Return the backfill when it has ended well."""
+        ended = self.caller.ended(backfill["backfill_id"], seconds)
         assert ended["status"] == "completed", ended
         return ended
 
     def output(self) -> tuple[Counter[str], int]:
         """Return how often each event stands in the output of attempts that completed, and how many did not."""
         written: dict[str, dict[int, list[str]]] = {}
-        for path in self.out.rglob("*.json"):
+        for path in self.out.rglob("*.*.json"):
             batch_id, token, _ = path.name.split(".")
             written.setdefault(batch_id, {})[int(token)] = json.loads(path.read_text("utf-8"))
         # Fencing tokens grow, and every batch succeeded: its newest attempt is the one that completed.

@@ -5,11 +5,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.handlers import ingest
+from tests.acceptance import handlers
 
 EVENTS_OF_A_BATCH = 20
 
-__all__ = ["ingest", "linger", "write"]
+
+def ingest(batch: Any) -> None:
+    """Do as the handler of the long run does, with time to be interrupted in."""
+    time.sleep(batch.params["seconds"])
+    handlers.ingest(batch)
 
 
 def write(batch: Any) -> None:

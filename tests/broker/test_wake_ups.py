@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from tests.acceptance.serving import eventually
 from tests.broker.conftest import SLOTS, Play
 from tests.broker.crew import PATIENCE_SECONDS, Crew
@@ -112,6 +113,7 @@ def test_wake_ups_of_a_paused_backfill_hand_nothing_out(play: Play, crew: Crew) 
     play.nothing_left()
 
 
+@pytest.mark.parametrize("stage", ["rabbitmq"], indirect=True)
 def test_a_worker_that_is_told_to_end_gives_its_batch_back(play: Play, crew: Crew) -> None:
     """It lets the handler come to its end for ten seconds; then the batch waits again, and no attempt is counted."""
     backfill = play.start("P1D", job_type="linger")

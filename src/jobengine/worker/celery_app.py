@@ -9,13 +9,15 @@ from collections.abc import Coroutine
 from functools import cache
 from importlib import import_module
 from threading import Thread
-from typing import Any
+from typing import Any, Final
 
 from jobengine.worker.errand import Errand, read_errand
 from jobengine.worker.remote import RemoteWorker
 from jobengine.worker.wake_ups import CELERY, TASK, make_app, queue_of
 
 __all__ = ["join", "run_worker", "wake"]
+
+LOOK_UP_SECONDS: Final = 0.5
 
 
 @CELERY.shared_task(name=TASK, acks_late=True, reject_on_worker_lost=True, ignore_result=True, max_retries=0)
@@ -40,6 +42,7 @@ def join(app: Any) -> Any:
 def run_worker(errand: Errand, slots: int) -> int:
     """Be a Celery worker until a signal ends it; return its exit code."""
     app = make_app(errand.broker_url or "", errand.broker_queue, errand.woken)
+    CELERY.signals.worker_ready.connect(_look_up, weak=False)
     # Threads: handlers have processes of their own, and one event loop speaks for all of them.
     worker = app.Worker(
         pool="threads",
@@ -53,6 +56,12 @@ def run_worker(errand: Errand, slots: int) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _look_up(sender: Any, **_: object) -> None:
+    # Else Celery's loop sleeps for up to ten seconds before it sees that a signal told it to end.
+    if sender.hub is not None:
+        sender.hub.call_repeatedly(LOOK_UP_SECONDS, lambda: None)
 
 
 def _plain_consumer() -> Any:
