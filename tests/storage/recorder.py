@@ -267,3 +267,4 @@ async def _erase(api: Api) -> None:
     governor = make_api(api.client, api.plane, api.tenant_id, Scope.GOVERN.value)
     for quota in (await api.get("/quotas")).json()["items"]:
         await governor.post(f"/audit/entries/{quota['last_change']['audit_entry_id']}/erase")
+    await api.get("/audit/verify")

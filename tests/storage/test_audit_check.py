@@ -33,6 +33,10 @@ ROWS = {
     "salt": f"update audit_texts set salt = '\\x{'00' * 16}' {AT_SEVEN} and field = 'ticket'",
     "longer salt": f"update audit_texts set salt = salt || 'O', text = 'PS-1' {AT_SEVEN} and field = 'ticket'",
     "carried reason": f"update audit_texts set text = '' {AT_SEVEN} and field = 'properties.quota.reason'",
+    "text that is gone": f"delete from audit_texts {AT_SEVEN} and field = 'ticket'",
+    "text whose erasing another entry tells of": f"""with told as (
+            insert into audit_erasures select tenant_id, entry_id, entry_id from audit_entries {AT_SEVEN}
+        ) delete from audit_texts {AT_SEVEN}""",
     "text that was never written": f"""insert into audit_texts
         select tenant_id, entry_id, 'properties.amount', salt, text from audit_texts {AT_SEVEN} and field = 'reason'""",
     "hash in the tree": "update audit_tree set leaf_hash = '\\x00' where tenant_id = %(log)s and sequence = 7",

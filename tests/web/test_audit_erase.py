@@ -77,6 +77,11 @@ async def act_and_keep(person: Api, owner: Connection) -> dict[str, Any]:
     override = {"limits": {"max_active": 6}, "until": await person.in_future(hours=1)}
     path = f"/quotas/{quota.json()['quota_id']}"
     assert (await person.post(f"{path}/overrides", override, headers={"Idempotency-Key": "override"})).is_success
+    wish = {"job_type": "external", "limits": {"max_active": 9}, "request_reason": SECRET}
+    asked = await person.post("/quota-requests", wish, headers={"Idempotency-Key": "request"})
+    second = make_api(person.client, person.plane, person.tenant_id, **SAYING, owner="second")
+    reject = f"/quota-changes/{asked.json()['change_id']}/reject"
+    assert (await second.post(reject, {"comment": SECRET}, headers={"Idempotency-Key": "reject"})).is_success
     assert (await person.post("/backfills", BACKFILL)).status_code == 409
     assert (await person.patch(path, {"limits": {"max_active": 10**9}})).status_code == 422
     await settle(person, owner)
@@ -121,6 +126,9 @@ async def test_every_view_shows_an_erased_reason_as_null(
         assert answer.json()["reason"] is None
         assert answer.json()["properties"].get("quota.reason") is None
         assert "reason" in answer.json()["erased"]
+    for kind in ("quota-changes", "quota-requests"):
+        [change] = (await person.get(f"/{kind}")).json()["items"]
+        assert (change["reason"], change["ticket"], change["comment"]) == (None, None, None)
     for form in ("ndjson", "csv", "ocsf"):
         assert SECRET not in (await person.get(f"/audit/export?format={form}")).text
     again = await person.post("/backfills", BACKFILL, headers={"Idempotency-Key": "backfill"})

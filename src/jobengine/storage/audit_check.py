@@ -1,6 +1,6 @@
 """Checking a whole log: every entry against its leaf, every leaf against the tree, the tree against its signed head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -82,19 +82,24 @@ class _Reading:
             end = min(first + PAGE_ENTRIES, size)
             async with self._database.transaction(self._tenant_id) as tx:
                 page = await read_page(tx, first, end)
+                # After the texts: one that is gone by then was told of by then.
+                told = await tx.all("audit_erasures", entry_ids=[row["entry_id"] for row in page.rows])
                 grown, nodes = new_nodes(self.tree, [leaf_hash(row["leaf"] or b"") for row in page.rows])
                 stored = await read_nodes(tx, list(nodes))
             if not page.rows:  # a size that nobody signed may be anything
                 return
             self.anchors.update(_anchors(page))
             if not self.bad_entry and not self.bad_node:
-                self._check(page, nodes, stored)
+                self._check(page, nodes, stored, frozenset(row["entry_id"] for row in told))
             self.tree = grown
 
-    def _check(self, page: Page, nodes: Mapping[Node, bytes], stored: Mapping[Node, bytes]) -> None:
+    def _check(
+        self, page: Page, nodes: Mapping[Node, bytes], stored: Mapping[Node, bytes], erased: Collection[object]
+    ) -> None:
         end = self.tree.size + len(page.rows)
         for place, row in enumerate(page.rows, self.tree.size):
-            if problem := _entry_problem(row, place, self._tenant_id, page.openings_of(row)):
+            openings, may_lack = page.openings_of(row), row["entry_id"] in erased
+            if problem := _entry_problem(row, place, self._tenant_id, openings, may_lack=may_lack):
                 self.bad_entry = Damage(place, f"entry {row['entry_id']} at {place}: {problem}")
                 end = place
                 break
@@ -121,7 +126,9 @@ def _leaves(node: Node) -> range:
     return range(index << level, index + 1 << level)
 
 
-def _entry_problem(row: Mapping[str, Any], place: int, tenant_id: str, openings: Sequence[Opening]) -> str | None:
+def _entry_problem(
+    row: Mapping[str, Any], place: int, tenant_id: str, openings: Sequence[Opening], *, may_lack: bool
+) -> str | None:
     if row["sequence"] != place:
         return "it stands where another entry is missing"
     if row["leaf"] is None:
@@ -130,11 +137,13 @@ def _entry_problem(row: Mapping[str, Any], place: int, tenant_id: str, openings:
         return "its leaf is not the one in the tree"
     try:
         closed = mismatches(row["leaf"], openings)
-        view = restore(row["leaf"], (), place)
+        view = restore(row["leaf"], openings, place)
     except (ValueError, RecursionError):
         return "its leaf is not that of an audit entry"
     if closed:
         return f"the text of {closed[0]} is not the one that was written"
+    if "erased" in view and not may_lack:
+        return f"the text of {view['erased'][0]} is gone, and no entry tells of its erasing"
     stored = _as_stored(row, tenant_id, view)
     differing = [name for name in stored if stored[name] != view[name]]
     return f"{differing[0]} beside the leaf is not what the leaf says" if differing else None

@@ -62,4 +62,4 @@ def _without(value: Any, texts: frozenset[str]) -> Any:
 
 
 def _is_committed(name: str) -> bool:
-    return name in {"reason", "ticket", "request_reason"} or name.endswith((".reason", ".ticket"))
+    return name in {"reason", "ticket", "comment"} or name.endswith((".reason", ".ticket"))

@@ -15,6 +15,13 @@ order by t.sequence;
 insert into audit_erasures (tenant_id, entry_id, erased_in) values (%(tenant_id)s, %(entry_id)s, %(erased_in)s)
 on conflict do nothing returning 1;
 
+-- name: audit_erasures
+-- Which of some entries of tenant_id lost their texts in a way that an entry tells of.
+select x.entry_id from audit_erasures x
+join audit_entries e on e.tenant_id = x.tenant_id and e.entry_id = x.erased_in
+where x.tenant_id = %(tenant_id)s and x.entry_id = any(%(entry_ids)s::uuid[])
+    and e.action = 'audit.erased' and e.resource_type = 'audit_entry' and e.resource_id = x.entry_id::text;
+
 -- name: audit_erase_texts
 -- Delete the texts and salts of an entry of tenant_id.
 delete from audit_texts where tenant_id = %(tenant_id)s and entry_id = %(entry_id)s;
