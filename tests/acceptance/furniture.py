@@ -77,10 +77,8 @@ def furnish(caller: Caller, word: str) -> Furnished:
     quota = done(caller.post("/quotas", quota_body(word), headers={"Idempotency-Key": KEY}), 201)
     path, until = f"/quotas/{quota['quota_id']}", format_time(utc_now() + timedelta(days=1))
     done(caller.patch(path, {"limits": {"max_active": 11}}), 200)
-    overrides = [
-        done(caller.post(f"{path}/overrides", {"limits": {"max_active": 12 + n}, "until": until}), 201)
-        for n in range(2)
-    ]
+    raised = [{"limits": {"max_active": 12 + number}, "until": until} for number in range(2)]
+    overrides = [done(caller.post(f"{path}/overrides", one), 201) for one in raised]
     paused = done(caller.post("/quotas", {"job_type": f"{word}-paused", "limits": STILL}), 201)
     done(caller.post(f"/quotas/{paused['quota_id']}/pause", {"pause_reason": f"{word} rests"}), 200)
     leases = [done(caller.post("/admissions", lease_body(word, number)), 201) for number in range(2)]
@@ -91,8 +89,7 @@ def furnish(caller: Caller, word: str) -> Furnished:
     [batch] = done(caller.post("/batches/claim", {"job_types": ["patient"]}), 200)["batches"]
     keys = {"fencing_token": batch["fencing_token"], "keys": [f"{word}-event"]}
     done(caller.post(f"/batches/{batch['batch_id']}/events/claim", keys), 200)
-    asked = {"job_type": f"{word}-type", "limits": {"max_active": 13}, "request_reason": f"{word} grows"}
-    change = done(caller.post("/quota-requests", asked), 202)
+    change = done(caller.post("/quota-requests", quota_request(word)), 202)
     ids: dict[str, tuple[str, ...]] = {
         "quota_id": (quota["quota_id"], paused["quota_id"]),
         "override_id": tuple(found["override_id"] for found in overrides),
@@ -111,6 +108,11 @@ def furnish(caller: Caller, word: str) -> Furnished:
 def quota_body(word: str) -> dict[str, Any]:
     """Return the body of the request that every tenant sends under the same idempotency key."""
     return {"job_type": f"{word}-type", "limits": STILL}
+
+
+def quota_request(word: str) -> dict[str, Any]:
+    """Return the body of a request for more that nobody decides on."""
+    return {"job_type": f"{word}-type", "limits": {"max_active": 13}, "request_reason": f"{word} grows"}
 
 
 def lease_body(word: str, number: int) -> dict[str, Any]:
