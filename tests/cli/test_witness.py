@@ -65,6 +65,10 @@ def grow(service: Service, shell: Shell) -> None:
     wait_until(lambda: read(service, shell, "checkpoint").text.split("\n")[1] != before.split("\n")[1])
 
 
+def size_of(note: str, key: str) -> int:
+    return verify(note, parse_verifier_key(key.strip())).size
+
+
 def set_back(data: Path, tenant_id: str, rows: dict[str, Any] | None) -> dict[str, Any]:
     """Return the stored head of a log; or put *rows* in its place, as a restored backup does."""
 
@@ -103,7 +107,7 @@ def test_a_log_is_cosigned_as_it_grows_and_never_set_back(new_shell: Callable[[]
         with witnessing(shell, tmp_path, port) as watcher:
             assert ask(shell, watcher) == (Exit.OK, {key.split("+")[0]: "cosigned" for key in keys})
             first = read(service, auditor, "checkpoint/witnessed").text
-            size = verify(first, parse_verifier_key(keys[0].strip())).size
+            size = size_of(first, keys[0])
             assert read_cosignature(first.partition("\n\n")[2], first, parse_verifier_key(watcher.key, COSIGNATURE))
 
             watcher.process.kill()
@@ -112,8 +116,7 @@ def test_a_log_is_cosigned_as_it_grows_and_never_set_back(new_shell: Callable[[]
         with witnessing(shell, tmp_path, port) as watcher:
             code, outcomes = ask(shell, watcher)
             assert (code, outcomes[origin]) == (Exit.OK, "cosigned")
-            later = read(service, auditor, "checkpoint/witnessed").text
-            assert verify(later, parse_verifier_key(keys[0].strip())).size > size
+            assert size_of(read(service, auditor, "checkpoint/witnessed").text, keys[0]) > size
 
     set_back(data, tenant.name, old)
     with witnessing(shell, tmp_path, port) as watcher:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,3 +130,15 @@ def test_a_second_spelling_is_not_read(text: str) -> None:
     """The verifier refuses JSON that says something known in other bytes, and what is no JSON at all."""
     with pytest.raises(NotCanonical):
         read(text, 0)
+
+
+@given(values | st.text())
+def test_the_quick_way_writes_what_the_thorough_one_does(value: Any) -> None:
+    """Whatever the standard library writes is what RFC 8785 asks for, down to the byte; what it refuses is refused."""
+    try:
+        thorough = rfc8785.dumps(value)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"."):
+            canonical(value)
+    else:
+        assert canonical(value) == thorough
