@@ -23,7 +23,7 @@ async def replayed(api: Api, account: str = "") -> Simulation:
     async with api.plane.database.transaction(api.tenant_id) as tx:
         extent = await read_extent(tx, tx.now - timedelta(days=2), timedelta(days=30))
     moments = [moment async for moment in read_moments(api.plane.database, api.tenant_id, extent)]
-    return simulate(moments, Question(account, {}))
+    return simulate(moments, Question(account))
 
 
 async def give_back(api: Api, lease: dict[str, Any]) -> None:
@@ -189,9 +189,10 @@ async def test_days_beyond_the_retention_are_emptied(api: Api, owner: Connection
     """Yesterday's partition stays, that of a day too old is empty; nobody who writes today waits."""
     await api.admit()
     await owner.execute(
-        "insert into asks (tenant_id, day_slot, at, share, asked, accounts, limits, state, kinds, places, slots, seconds,"
-        " tokens) select tenant_id, mod(day_slot + 64 - back, 64), at - back * interval '1 day', share, asked, accounts,"
-        " limits, state, kinds, places, slots, seconds, tokens from asks, unnest(array[1, 62]) back where tenant_id = %s",
+        "insert into asks (tenant_id, day_slot, at, share, asked, accounts, limits, state, kinds, places, slots,"
+        " seconds, tokens) select tenant_id, mod(day_slot + 64 - back, 64), at - back * interval '1 day', share, asked,"
+        " accounts, limits, state, kinds, places, slots, seconds, tokens"
+        " from asks, unnest(array[1, 62]) back where tenant_id = %s",
         (api.tenant_id,),
     )
 

@@ -1,13 +1,13 @@
 """What limits would have done, as values: the record of asks, the question, and the answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Final
 
 from jobengine.audit.canonical import canonical
-from jobengine.quota.model import Number, limits_json
+from jobengine.quota.model import Limits
 
 SECOND: Final = 10**6
 WHOLE_TENANT: Final = ""
@@ -29,7 +29,7 @@ class Told:
     account: str
     limited: bool
     paused: bool
-    limits: Mapping[str, Number]
+    limits: Limits
     share: Decimal
     active: int
     active_backfill: int
@@ -67,7 +67,7 @@ class Question:
     """
 
     account: str
-    limits: Mapping[str, Number]
+    limits: Limits | None = None
     since: int = 0
 
 
@@ -100,7 +100,7 @@ class Simulation:
             "format": 1,
             "tenant_id": tenant_id,
             "account": question.account,
-            "limits": limits_json(question.limits),
+            "limits": question.limits and question.limits.as_json(),
             "first_at": self.first_at,
             "last_at": self.last_at,
             "decisions": self.decisions,

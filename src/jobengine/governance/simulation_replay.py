@@ -7,12 +7,10 @@ its slots as long as the leases of its job type did on average so far, or its ow
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from hashlib import sha256
 from heapq import heappop, heappush
-from math import floor
 from typing import Final
 
 from jobengine.governance.simulation import (
@@ -27,12 +25,11 @@ from jobengine.governance.simulation import (
     Simulation,
     Told,
 )
-from jobengine.quota.model import Number
-from jobengine.quota.standing import TOKEN, Blocked, Standing
+from jobengine.quota.standing import MAX_PER_HOUR, RATE, TOKEN, Standing
 
 HOUR: Final = 3_600 * SECOND
 _LAPSED: Final = END | EXPIRED
-_BY_TIME: Final = int(Blocked.RATE | Blocked.MAX_PER_HOUR)
+_BY_TIME: Final = RATE | MAX_PER_HOUR
 _MILLI: Final = 1_000
 # What became of an ask: granted then, granted now, and not to be counted.
 _DENIED: Final = 0
@@ -69,21 +66,16 @@ class _Holder:
             hour.popleft()
             self.standing.granted_hour -= 1
 
-    def leave_one(self, *, waits: bool) -> None:
-        """Leave a batch that waits one slot, as admission does."""
-        most = self.standing.max_active
-        self.standing.live_most = most - 1 if waits and most > 1 else most
-
     def ready_at(self, bits: int, micros: int) -> int | None:
         """Return when time alone will have lifted the limits in *bits*; None where it never does."""
         standing, ready = self.standing, micros
         if bits & ~_BY_TIME:
             return None
-        if bits & Blocked.MAX_PER_HOUR:
+        if bits & MAX_PER_HOUR:
             if standing.max_per_hour < 1:
                 return None
             ready = max(ready, self.hour[standing.granted_hour - standing.max_per_hour] + HOUR)
-        if bits & Blocked.RATE:
+        if bits & RATE:
             if standing.full < TOKEN or standing.refill == 0:
                 return None
             ready = max(ready, micros - (standing.level_pico(micros) - TOKEN) // standing.refill)
@@ -178,9 +170,9 @@ class _Replay:
             holder.hour.extend([told.hour_at] * told.granted_hour)
         else:
             self._count_bucket(holder.standing, told)
-        tried = told.account == self._question.account and bool(self._question.limits)
-        _limit(holder.standing, self._question.limits if tried else told.limits, told.share, paused=told.paused)
-        holder.limited = told.limited or tried
+        tried = self._question.limits if told.account == self._question.account else None
+        holder.standing.limit(tried or told.limits, told.share, paused=told.paused, waits=False)
+        holder.limited = told.limited or tried is not None
         holder.counts = self._question.account in (told.account, WHOLE_TENANT)
         if told.account == WHOLE_TENANT:
             self._whole = holder
@@ -193,17 +185,17 @@ class _Replay:
 
     def _count_bucket(self, standing: Standing, told: Told) -> None:
         # What was refilled before a change of limits was refilled at the old rate.
-        if not self._question.limits:
+        if self._question.limits is None:
             standing.level, standing.level_at = told.level, told.level_at
-        elif standing.level is not None and told.level_at > standing.level_at:
-            standing.level, standing.level_at = standing.level_pico(told.level_at), told.level_at
+        else:
+            standing.settle(told.level_at)
 
     def _let_wait(self, waits: Sequence[str]) -> None:
         for holder in self._lowered:
-            holder.leave_one(waits=False)
+            holder.standing.leave_one(waits=False)
         self._lowered = [self._holders[name] for name in waits]
         for holder in self._lowered:
-            holder.leave_one(waits=True)
+            holder.standing.leave_one(waits=True)
 
     def _arrive(self, holders: Sequence[_Holder], at: int) -> bool:
         while self._extra and self._extra[0][0] <= at:
@@ -252,9 +244,6 @@ class _Replay:
             whole.standing.take(slots, at, backfill)
         else:
             whole.standing.take_uncounted(slots, backfill)
-        if backfill:
-            holder.leave_one(waits=False)
-            whole.leave_one(waits=False)
         if (active := self._asked.standing.active) > self._peak:
             self._peak = active
 
@@ -327,13 +316,3 @@ def _standing(told: Told) -> Standing:
     standing.active, standing.active_backfill = told.active, told.active_backfill
     standing.granted_hour, standing.level, standing.level_at = told.granted_hour, told.level, told.level_at
     return standing
-
-
-def _limit(standing: Standing, limits: Mapping[str, Number], share: Decimal, *, paused: bool) -> None:
-    most = int(limits["max_active"])
-    standing.paused = paused
-    standing.max_active = standing.live_most = most
-    standing.backfill_most = min(most, max(1, floor(share * most)))
-    standing.max_per_hour = int(limits["max_per_hour"])
-    standing.full = int(limits["burst"]) * TOKEN
-    standing.refill = int(limits["refill_per_second"] * SECOND)

@@ -9,16 +9,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from math import floor
 from typing import Literal
 
 from jobengine.quota.model import Limits
+from jobengine.quota.standing import (
+    MAX_ACTIVE,
+    MAX_PER_HOUR,
+    PAUSED,
+    RATE,
+    SHARE,
+    TOKEN,
+    Standing,
+    micros_of,
+)
 
 Kind = Literal["live", "backfill"]
 HOUR = timedelta(hours=1)
-TOKEN = 10**12
 WHOLE_TENANT = ""
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class LimitKind(StrEnum):
@@ -76,12 +83,17 @@ class Account:
         >>> Account("scan", None, limits, bucket_pico=0, bucket_at=then).level_pico(then + timedelta(seconds=0.9))
         900000000000
         """
-        full = self.limits.burst * TOKEN
-        if self.bucket_pico is None or self.bucket_at is None:
-            return full
-        if now <= self.bucket_at:
-            return min(full, self.bucket_pico)
-        return min(full, self.bucket_pico + (now - self.bucket_at) // _MICROSECOND * self.refill_micro)
+        return self.standing(Decimal(0)).level_pico(micros_of(now))
+
+    def standing(self, backfill_share: Decimal) -> Standing:
+        """Return what the account may use and uses as the numbers that decide."""
+        standing = Standing()
+        standing.limit(self.limits, backfill_share, paused=self.paused, waits=self.batch_waits)
+        standing.active, standing.active_backfill = self.active, self.active_backfill
+        standing.granted_hour = self.granted_hour
+        if self.bucket_pico is not None and self.bucket_at is not None:
+            standing.level, standing.level_at = self.bucket_pico, micros_of(self.bucket_at)
+        return standing
 
     @property
     def refill_micro(self) -> int:
@@ -188,10 +200,15 @@ def decide(ask: Ask, accounts: Sequence[Account], *, backfill_share: Decimal, no
             return TooManySlots(
                 account.limits.max_active, account.active, ask.slots, account.quota_id, account.job_type
             )
-    blocking = [found for account in accounts for found in _blocking(ask, account, backfill_share, now)]
-    if blocking:
-        return Denied(tuple(blocking))
-    return Admitted(tuple(_take(ask, account, now) for account in accounts))
+    micros, backfill = micros_of(now), ask.kind == "backfill"
+    standings = [account.standing(backfill_share) for account in accounts]
+    blocked = [standing.blocked(ask.slots, micros, backfill) for standing in standings]
+    if any(blocked):
+        told = zip(accounts, standings, blocked, strict=True)
+        return Denied(tuple(found for one in told for found in _told(ask, *one, micros=micros)))
+    for standing in standings:
+        standing.take(ask.slots, micros, backfill)
+    return Admitted(tuple(_taken(one, after, now) for one, after in zip(accounts, standings, strict=True)))
 
 
 def slot_maximum(account: Account, kind: Kind, backfill_share: Decimal) -> int:
@@ -201,44 +218,41 @@ def slot_maximum(account: Account, kind: Kind, backfill_share: Decimal) -> int:
     >>> slot_maximum(account, "backfill", Decimal("0.5")), slot_maximum(account, "live", Decimal("0.5"))
     (2, 4)
     """
-    whole = account.limits.max_active
-    if kind == "backfill":
-        return min(whole, max(1, floor(backfill_share * whole)))
-    return whole - 1 if account.batch_waits and whole >= 2 else whole  # noqa: PLR2004 - one slot cannot be shared
+    standing = account.standing(backfill_share)
+    return standing.backfill_most if kind == "backfill" else standing.live_most
 
 
 def _blocking(ask: Ask, account: Account, share: Decimal, now: datetime) -> list[Blocking]:
-    # Asked for every admission, and nearly always to find nothing: it makes nothing that it need not.
-    limits, slots, found = account.limits, ask.slots, list[Blocking]()
-    if account.paused:
-        found.append(_blocked(LimitKind.PAUSED, account, limits.max_active, account.active, slots))
-    most = slot_maximum(account, "live", share) if ask.kind == "live" else limits.max_active
-    if account.active + slots > most:
-        found.append(_blocked(LimitKind.MAX_ACTIVE, account, most, account.active, slots))
-    if ask.kind == "backfill":
-        # Both may block at once, and one may give way long before the other.
-        cap = slot_maximum(account, "backfill", share)
-        if account.active_backfill + slots > cap:
-            blocked = _blocked(LimitKind.MAX_ACTIVE, account, cap, account.active_backfill, slots)
-            found.append(replace(blocked, by_share=True))
-    if account.granted_hour + 1 > limits.max_per_hour:
-        found.append(_blocked(LimitKind.MAX_PER_HOUR, account, limits.max_per_hour, account.granted_hour, 1))
-    if (level := account.level_pico(now)) < TOKEN:
-        found.append(_blocked(LimitKind.RATE, account, limits.burst, limits.burst - level // TOKEN, 1))
-    return found
+    standing, micros = account.standing(share), micros_of(now)
+    return list(
+        _told(ask, account, standing, standing.blocked(ask.slots, micros, ask.kind == "backfill"), micros=micros)
+    )
 
 
-def _blocked(limit: LimitKind, account: Account, maximum: int, used: int, requested: int) -> Blocking:
-    return Blocking(limit, account.quota_id, account.job_type, maximum, used, requested)
+def _told(ask: Ask, account: Account, standing: Standing, blocked: int, *, micros: int) -> Iterable[Blocking]:
+    def told(limit: LimitKind, maximum: int, used: int, requested: int) -> Blocking:
+        return Blocking(limit, account.quota_id, account.job_type, maximum, used, requested)
+
+    if blocked & PAUSED:
+        yield told(LimitKind.PAUSED, standing.max_active, standing.active, ask.slots)
+    if blocked & MAX_ACTIVE:
+        most = standing.max_active if ask.kind == "backfill" else standing.live_most
+        yield told(LimitKind.MAX_ACTIVE, most, standing.active, ask.slots)
+    if blocked & SHARE:
+        by_share = told(LimitKind.MAX_ACTIVE, standing.backfill_most, standing.active_backfill, ask.slots)
+        yield replace(by_share, by_share=True)
+    if blocked & MAX_PER_HOUR:
+        yield told(LimitKind.MAX_PER_HOUR, standing.max_per_hour, standing.granted_hour, 1)
+    if blocked & RATE:
+        burst = account.limits.burst
+        yield told(LimitKind.RATE, burst, burst - standing.level_pico(micros) // TOKEN, 1)
 
 
-def _take(ask: Ask, account: Account, now: datetime) -> Account:
-    taken = account.holding(ask.slots, ask.slots if ask.kind == "backfill" else 0, 1)
-    level = account.level_pico(now) - TOKEN
-    waits = account.batch_waits and ask.kind == "live"
+def _taken(account: Account, after: Standing, now: datetime) -> Account:
+    waits = account.batch_waits and after.active_backfill == account.active_backfill
     return Account(
-        taken.name, taken.quota_id, taken.limits, taken.paused, taken.active, taken.active_backfill,
-        taken.granted_hour, level, now, waits, taken.ahead,
+        account.name, account.quota_id, account.limits, account.paused, after.active, after.active_backfill,
+        after.granted_hour, after.level, now, waits, account.ahead,
     )  # fmt: skip
 
 

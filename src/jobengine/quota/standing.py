@@ -3,22 +3,33 @@
 Amounts of the bucket are 10^-12 tokens and instants are microseconds, so that nothing is ever rounded.
 """
 
-from enum import IntFlag
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from math import floor
+from typing import Final
+
+from jobengine.quota.model import Limits
 
 TOKEN = 10**12
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
-class Blocked(IntFlag):
-    """Which limits stand in the way; none of them is 0."""
+def micros_of(at: datetime) -> int:
+    """Return an instant in microseconds since 1970.
 
-    PAUSED = 1
-    MAX_ACTIVE = 2
-    SHARE = 4
-    MAX_PER_HOUR = 8
-    RATE = 16
+    >>> micros_of(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    1000000
+    """
+    return (at - _EPOCH) // _MICROSECOND
 
 
-_PAUSED, _MAX_ACTIVE, _SHARE, _MAX_PER_HOUR, _RATE = (int(flag) for flag in Blocked)
+# Which limits stand in the way, as bits; none of them is 0.
+PAUSED: Final = 1
+MAX_ACTIVE: Final = 2
+SHARE: Final = 4
+MAX_PER_HOUR: Final = 8
+RATE: Final = 16
 
 
 class Standing:
@@ -39,6 +50,20 @@ class Standing:
         self.active = self.active_backfill = self.granted_hour = self.level_at = 0
         self.level: int | None = None
 
+    def limit(self, limits: Limits, share: Decimal, *, paused: bool, waits: bool) -> None:
+        """Set what holds: the cap of backfills at *share*, and, where a batch *waits*, the slot that it is left."""
+        self.paused = paused
+        self.max_active = most = limits.max_active
+        self.backfill_most = min(most, max(1, floor(share * most)))
+        self.max_per_hour = limits.max_per_hour
+        self.full = limits.burst * TOKEN
+        self.refill = int(limits.refill_per_second * 10**6)
+        self.leave_one(waits=waits)
+
+    def leave_one(self, *, waits: bool) -> None:
+        """Leave a batch that waits one slot, where there are two."""
+        self.live_most = self.max_active - 1 if waits and self.max_active > 1 else self.max_active
+
     def level_pico(self, micros: int) -> int:
         """Return the bucket's level at *micros*: never above the burst, never refilled backwards."""
         level = self.level
@@ -50,25 +75,30 @@ class Standing:
         return level if level < self.full else self.full  # noqa: FURB136 - a call of min() costs twice the whole
 
     def blocked(self, slots: int, micros: int, backfill: int) -> int:
-        """Return the limits, as bits of `Blocked`, that keep *slots* from being granted at *micros*; 0 grants.
+        """Return the limits, as bits, that keep *slots* from being granted at *micros*; 0 grants.
 
         >>> scan = Standing()
         >>> scan.max_active = scan.live_most = 2
-        >>> Blocked(scan.blocked(3, 0, False))
-        <Blocked.MAX_ACTIVE|MAX_PER_HOUR|RATE: 26>
+        >>> scan.blocked(3, 0, False) == MAX_ACTIVE | MAX_PER_HOUR | RATE
+        True
         """
-        bits = _PAUSED if self.paused else 0
+        bits = PAUSED if self.paused else 0
         if backfill:
             if self.active + slots > self.max_active:
-                bits |= _MAX_ACTIVE
+                bits |= MAX_ACTIVE
             # Both may block at once, and one may give way long before the other.
             if self.active_backfill + slots > self.backfill_most:
-                bits |= _SHARE
+                bits |= SHARE
         elif self.active + slots > self.live_most:
-            bits |= _MAX_ACTIVE
+            bits |= MAX_ACTIVE
         if self.granted_hour >= self.max_per_hour:
-            bits |= _MAX_PER_HOUR
-        return bits | _RATE if self.level_pico(micros) < TOKEN else bits
+            bits |= MAX_PER_HOUR
+        return bits | RATE if self.level_pico(micros) < TOKEN else bits
+
+    def settle(self, micros: int) -> None:
+        """Count the bucket up to *micros* under the limits that held until then."""
+        if self.level is not None and micros > self.level_at:
+            self.level, self.level_at = self.level_pico(micros), micros
 
     def take(self, slots: int, micros: int, backfill: int) -> None:
         """Take *slots*, one admission of the hour and one token, at *micros*; only where nothing is `blocked`."""
@@ -78,6 +108,7 @@ class Standing:
         self.active += slots
         if backfill:
             self.active_backfill += slots
+            self.leave_one(waits=False)
 
     def take_uncounted(self, slots: int, backfill: int) -> None:
         """Take *slots* and one admission of the hour where no limit holds: no token is taken from a bucket."""

@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 from jobengine.governance.simulation import BACKFILL, END, EXPIRED, GRANTED, Moment, Told
-from jobengine.quota.admission import TOKEN, Account, Ask
+from jobengine.quota.admission import Account, Ask
+from jobengine.quota.model import Limits
+from jobengine.quota.standing import TOKEN, micros_of
 from jobengine.storage.arrays import plain_array
 from jobengine.storage.database import Asked, Database, Transaction
 
@@ -19,7 +21,6 @@ HOUR: Final = timedelta(hours=1)
 MOST_ROWS: Final = 2_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTHING: Final = timedelta(0)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _LIMITED, _PAUSED, _WAITS = 1, 2, 4
 _LIMITS: Final = 5
@@ -162,15 +163,6 @@ def day_slot(at: datetime) -> int:
     return (at - _EPOCH).days % DAY_SLOTS
 
 
-def micros_of(at: datetime) -> int:
-    """Return a moment in microseconds since 1970.
-
-    >>> micros_of(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
-    1000000
-    """
-    return (at - _EPOCH) // _MICROSECOND
-
-
 def _day_slots(since: datetime, until: datetime) -> list[int]:
     days = (until - _EPOCH).days - (since - _EPOCH).days + 1
     return sorted({day_slot(since + timedelta(days=day)) for day in range(min(days, DAY_SLOTS))} | {day_slot(until)})
@@ -197,12 +189,7 @@ def _told(name: str, limits: Sequence[int], use: Sequence[int], share: Decimal, 
         account=name,
         limited=bool(flags & _LIMITED),
         paused=bool(flags & _PAUSED),
-        limits={
-            "max_active": max_active,
-            "max_per_hour": max_per_hour,
-            "burst": burst,
-            "refill_per_second": Decimal(refill) / 10**6,
-        },
+        limits=Limits(max_active, max_per_hour, burst, Decimal(refill) / 10**6),
         share=share,
         active=active,
         active_backfill=backfill,

@@ -22,8 +22,9 @@ import msgspec
 from jobengine.errors import Unavailable
 from jobengine.governance.simulation import Question
 from jobengine.governance.simulation_replay import simulate
-from jobengine.quota.model import Limits
-from jobengine.storage.asks import Extent, micros_of, read_moments
+from jobengine.quota.model import Limits, limits_of
+from jobengine.quota.standing import micros_of
+from jobengine.storage.asks import Extent, read_moments
 from jobengine.storage.database import Database
 
 MOST_ASKS: Final = 2_000_000
@@ -93,7 +94,7 @@ async def _end(process: Process) -> None:
 
 
 async def _replay(order: _Order) -> dict[str, Any]:
-    question = Question(order.account, _limits(order), micros_of(order.since))
+    question = Question(order.account, limits_of(order.limits), micros_of(order.since))
     extent = Extent(order.since, order.until, order.asked, order.older)
     database = Database(order.login, app_connections=1, system_connections=1)
     await database.open()
@@ -103,10 +104,6 @@ async def _replay(order: _Order) -> dict[str, Any]:
         await database.close()
     found = simulate(moments, question)
     return {**found.as_json(), "result_hash": found.result_hash(order.tenant_id, question)}
-
-
-def _limits(order: _Order) -> dict[str, int | Decimal]:
-    return {name: value if name == "refill_per_second" else int(value) for name, value in order.limits.items()}
 
 
 def main() -> None:

@@ -101,11 +101,11 @@ async def list_changes(
 @get("/quota-changes/{change_id:str}", opt=READ)
 async def get_change(edge: Edge, change_id: str) -> Response[ChangeView]:
     """Show a change as the second person needs it."""
-
     async with edge.plane.database.transaction(edge.tenant_id) as tx:
         view = await one_change(tx, change_id)
     if view.status == "pending":
-        view.simulation = await brief(edge.plane, edge.tenant_id, view.job_type, limits_of(msgspec.to_builtins(view.to)))
+        wanted = limits_of(msgspec.to_builtins(view.to))
+        view.simulation = await brief(edge.plane, edge.tenant_id, view.job_type, wanted)
     answer: Response[Any] = respond(Answer(200, view), edge.trace_id)
     return answer
 

@@ -15,7 +15,8 @@ from jobengine.governance.simulation import Moment, Question
 from jobengine.governance.simulation_replay import simulate
 from jobengine.quota.admission import HOUR, WHOLE_TENANT, Account, Admitted, Ask, decide
 from jobengine.quota.model import Limits
-from jobengine.storage.asks import AskLog, _Reader, micros_of
+from jobengine.quota.standing import micros_of
+from jobengine.storage.asks import AskLog, _Reader
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 SMALL = Limits(4, 6, 3, Decimal("0.5"))
@@ -128,8 +129,7 @@ def read(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def asking(account: str = "scan", **limits: int) -> Question:
     """Return the question for other limits."""
-    tried = SMALL.changed(limits)
-    return Question(account, {name: tried.value(name) for name in SMALL.__slots__})
+    return Question(account, SMALL.changed(limits))
 
 
 def live(seed: int) -> World:
@@ -161,7 +161,7 @@ def test_under_the_limits_of_the_time_every_decision_is_the_recorded_one(seed: i
     """Whatever happened: changes, pauses, overrides, expiries, releases, batches of asks, the share of backfills."""
     world = live(seed)
 
-    found = simulate(world.moments, Question(WHOLE_TENANT, {}))
+    found = simulate(world.moments, Question(WHOLE_TENANT))
 
     assert found.changed == 0
     assert (found.asks, found.granted) == (len(world.decisions), sum(world.decisions))
@@ -173,7 +173,7 @@ def test_a_replay_that_begins_later_decides_the_rest_the_same(seed: int) -> None
     world = live(seed)
     since = world.rows[len(world.rows) // 2]["micros"] if world.rows else 0
 
-    found = simulate(world.since(since), Question(WHOLE_TENANT, {}, since))
+    found = simulate(world.since(since), Question(WHOLE_TENANT, since=since))
 
     assert found.changed == 0
 
@@ -289,7 +289,7 @@ def test_asks_of_other_job_types_are_not_counted_but_use_the_tenant() -> None:
     assert (own.asks, whole.asks) == (1, 2)
 
 
-@pytest.mark.parametrize("question", [Question("scan", {}), asking()])
+@pytest.mark.parametrize("question", [Question("scan"), asking()])
 def test_an_empty_record_has_an_answer(question: Question) -> None:
     """Nothing was asked, nobody waited."""
     found = simulate([], question)
