@@ -14,10 +14,13 @@ from jobengine.ids import new_id
 WINDOW = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-03T00:00:00Z"}
 BODIES: dict[str, object] = {
     "PATCH /quotas/{quota_id}": {"limits": {"max_active": 4}},
+    "POST /quotas/{quota_id}/simulate": {"limits": {"max_active": 4}},
     "POST /quotas/{quota_id}/overrides": {"limits": {"max_active": 9}, "until": "2999-01-01T00:00:00Z"},
     "POST /admissions/{lease_id}/renew": {"fencing_token": 1},
     "POST /admissions/{lease_id}/release": {"fencing_token": 1},
     "POST /batches/{batch_id}/heartbeat": {"fencing_token": 1},
+    "POST /batches/{batch_id}/token": {"fencing_token": 1},
+    "POST /batches/{batch_id}/release": {"fencing_token": 1},
     "POST /batches/{batch_id}/events/claim": {"fencing_token": 1, "keys": ["k"]},
     "POST /batches/{batch_id}/complete": {"fencing_token": 1},
     "POST /batches/{batch_id}/fail": {"fencing_token": 1, "error": "no", "retryable": True},
@@ -85,7 +88,8 @@ async def test_no_route_knows_an_id_of_another_tenant(
 async def ask(caller: Api, method: str, path: str, ids: dict[str, str]) -> dict[str, Any]:
     body = BODIES.get(f"{method} {path}")
     answer = await caller.send(method, path.format(**ids), **({} if body is None else {"json": body}))
-    problem = expect_problem(answer, 404, "not_found")
+    refused = (403, "insufficient_scope") if f"{method} {path}" in GOVERNED else (404, "not_found")
+    problem = expect_problem(answer, *refused)
     return {name: value for name, value in problem.items() if name != "trace_id"}
 
 
