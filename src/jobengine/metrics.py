@@ -3,10 +3,12 @@
 Counters of all processes of one server add up: a process counts in memory, workers of one supervisor in shared files.
 """
 
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -28,6 +30,8 @@ OF_TENANTS: Final = "jobengine_tenant_"
 """Metrics with a tenant label, which only the private port shows, begin like this."""
 
 _SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
+_FOLDER: Final = "jobengine-metrics-"
+_LOCK: Final = "in-use"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -146,7 +150,8 @@ def exposition(found: Iterable[Metric] = (), *, tenants: bool = False) -> bytes:
 def several_processes() -> Generator[None]:
     """Let processes that are started inside the block count together with each other, in a private folder."""
     before = os.environ.get(_SHARED)
-    with tempfile.TemporaryDirectory(prefix="jobengine-metrics-") as folder:
+    _clear_away()
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder, _living_in(Path(folder)):
         os.environ[_SHARED] = folder
         try:
             yield
@@ -154,6 +159,26 @@ def several_processes() -> Generator[None]:
             os.environ.pop(_SHARED)
             if before is not None:
                 os.environ[_SHARED] = before
+
+
+@contextmanager
+def _living_in(folder: Path) -> Generator[None]:
+    unlocked = folder / "unlocked"
+    with unlocked.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Whoever sees it under this name finds it locked; the kernel unlocks it even for a process that is killed.
+        unlocked.rename(folder / _LOCK)
+        yield
+
+
+def _clear_away() -> None:
+    """Remove what killed supervisors of this user left behind."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*/{_LOCK}"):
+        with suppress(OSError), lock.open("rb") as file:
+            if lock.parent.is_symlink() or os.fstat(file.fileno()).st_uid != os.getuid():
+                continue
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def forget_process(pid: int) -> None:

@@ -1,9 +1,13 @@
 """Workers on Celery: woken over a real broker that loses, repeats and reorders what it is given, and goes away."""
 
+import os
+import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from tests.acceptance.serving import eventually
+from celery import Celery
+from tests.acceptance.serving import ROOT, eventually
 from tests.broker.conftest import SLOTS, Play
 from tests.broker.crew import PATIENCE_SECONDS, Crew
 from tests.broker.handlers import EVENTS_OF_A_BATCH
@@ -128,3 +132,27 @@ def test_a_worker_that_is_told_to_end_gives_its_batch_back(play: Play, crew: Cre
     crew.start()
     play.completed(backfill)
     play.nothing_left()
+
+
+# On Redis alone: for queues such as ours, Celery itself would leave 28 queues of its own on RabbitMQ.
+@pytest.mark.parametrize("stage", ["redis"], indirect=True)
+def test_an_application_of_ones_own_runs_batches_beside_its_tasks(play: Play, crew: Crew) -> None:
+    """The example: tasks in processes that are forked, of which one is shot in the middle of a batch."""
+    crew.command = ("-m", "celery", "--app", "celery_app", "worker", "--concurrency", "2", "--loglevel", "WARNING")
+    crew.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "src", ROOT, ROOT / "examples")))
+    worker = crew.start()
+    backfill = play.start(params={"seconds": 0.2})
+    worked(play, 2)
+
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text("ascii").split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    own = Celery("theirs", broker=play.stage.broker_url, set_as_current=False)
+    own.send_task("celery_app.yours", ignore_result=True)
+    play.completed(backfill)
+
+    assert play.output()[0] == DAY
+    play.nothing_left()
+    with own.connection_for_read() as connection:
+        eventually(lambda: not connection.default_channel.client.llen("celery") or None, PATIENCE_SECONDS, "a task")
+    assert crew.stop(worker) == 0
+    assert "unregistered" not in crew.told()

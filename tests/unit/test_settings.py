@@ -128,6 +128,52 @@ def test_every_kind_of_handler_can_be_named(tmp_path: Path, handler: str) -> Non
     assert read_job_types(file)["scan"].is_external == (handler == "external")
 
 
+@pytest.mark.parametrize(
+    ("handler", "executor", "external"),
+    [
+        ("python:a.b:c", "embedded", False),
+        ("python:a.b:c", "worker", True),
+        ("command:/bin/scan", "celery", True),
+        ("external", "celery", True),
+    ],
+)
+def test_an_executor_tells_who_runs_a_job_type(tmp_path: Path, handler: str, executor: str, *, external: bool) -> None:
+    """The service itself, or workers outside it; on Celery they are woken."""
+    file = tmp_path / "jobs.toml"
+    file.write_text(f'[job_types.scan]\nhandler = "{handler}"\nexecutor = "{executor}"\n')
+    settings = read_settings({"JOBENGINE_CONFIG": str(file)})
+
+    assert settings.job_types["scan"].is_external == external
+    assert settings.celery_job_types == (["scan"] if executor == "celery" else [])
+
+
+@pytest.mark.parametrize(
+    "handler",
+    ["http:h", "http:h:9000/x", "http:http://h/x", "http:https://[::1]:1/x?y=z", "http://user@h/x", "https://h:65535"],
+)
+def test_an_address_that_can_be_called_is_a_handler(tmp_path: Path, handler: str) -> None:
+    """With its scheme or without, behind http: or alone."""
+    file = tmp_path / "jobs.toml"
+    file.write_text(f'[job_types.scan]\nhandler = "{handler}"\n')
+
+    assert read_job_types(file)["scan"].handler == handler
+
+
+def test_a_broker_is_named_and_never_shown(tmp_path: Path) -> None:
+    """Its address holds a password: neither the settings nor an error repeats it."""
+    settings = read_settings({"JOBENGINE_BROKER_URL": "amqps://jobs:hush@broker/", "JOBENGINE_BROKER_SLOTS": "8"})
+
+    assert (settings.broker_url, settings.broker_queue, settings.broker_slots) == (
+        "amqps://jobs:hush@broker/",
+        "jobengine",
+        8,
+    )
+    assert "hush" not in repr(settings)
+    with pytest.raises(SettingsError, match="JOBENGINE_BROKER_URL") as refused:
+        read_settings({"JOBENGINE_BROKER_URL": "kafka://jobs:hush@broker/", "JOBENGINE_DATA_DIR": str(tmp_path)})
+    assert "hush" not in str(refused.value)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "[job_types]\n"])
 def test_a_file_without_job_types_is_fine(tmp_path: Path, text: str) -> None:
     """None or empty is valid."""
@@ -147,6 +193,15 @@ def test_a_file_without_job_types_is_fine(tmp_path: Path, text: str) -> None:
         '[job_types.scan]\nhandler = "external"\nlease_seconds = 4\n',
         '[job_types.scan]\nhandler = "external"\nlease_seconds = "15"\n',
         '[job_types.scan]\nhandler = "external"\nmax_attempts = 0\n',
+        '[job_types.scan]\nhandler = "external"\nexecutor = "embedded"\n',
+        '[job_types.scan]\nhandler = "external"\nexecutor = "kubernetes"\n',
+        '[job_types.scan]\nhandler = "http:"\n',
+        '[job_types.scan]\nhandler = "http:// /x"\n',
+        '[job_types.scan]\nhandler = "http:///x"\n',
+        '[job_types.scan]\nhandler = "https://h/a b"\n',
+        '[job_types.scan]\nhandler = "http:h:eighty"\n',
+        '[job_types.scan]\nhandler = "http://h:70000/"\n',
+        '[job_types.scan]\nhandler = "https://[::1/"\n',
         '[job_types."a b"]\nhandler = "external"\n',
         '[jobtypes.scan]\nhandler = "external"\n',
         "not toml",

@@ -34,6 +34,7 @@ JOB_TYPES = {
     "no-such-command": JobType("command:/no/such/program --at all"),
     "odd-command": JobType("command:an 'unfinished quote"),
     "external": JobType("external"),
+    "woken": JobType("external", executor="celery"),
 }
 
 Handler = Callable[[dict[str, Any], str], tuple[int, bytes]]

@@ -30,12 +30,16 @@ def wake(tenant_id: str, job_type: str, **ids: str) -> None:  # noqa: ARG001 - a
 def join(app: Any) -> Any:
     """Let the workers of *app* run batches: they listen for wake-ups too, and take one message at a time.
 
-    The broker of *app* must be the server's. Raises SettingsError where the environment does not tell what to run.
+    To be called when *app* is configured; its broker must be the server's. Raises SettingsError where the environment
+    does not tell what to run.
     """
     errand = read_errand(os.environ)
-    conf = app.conf
-    conf.task_queues = [*(conf.task_queues or ()), *(queue_of(errand.broker_queue, name) for name in errand.woken)]
-    conf.worker_prefetch_multiplier = 1
+    app.conf.worker_prefetch_multiplier = 1
+    # Named queues replace the one that Celery listens to by itself: the application's own tasks go on.
+    theirs = list(app.amqp.queues.values())
+    app.conf.task_queues = [*theirs, *(queue_of(errand.broker_queue, name) for name in errand.woken)]
+    # What was read just now is kept, and would be used instead.
+    del app.amqp.queues
     return app
 
 
