@@ -313,3 +313,13 @@ def test_a_change_that_waits_is_reported_and_not_asked_for_again(desk: Desk) -> 
     [result] = second.document["results"]
     assert (result["status"], result["change_id"]) == ("pending", change_id)
     assert desk.run("show", "scan", "--output", "json").document["limits"]["max_active"] == 5
+
+
+def test_limits_are_tried_from_the_command_line(desk: Desk) -> None:
+    """The answer of the API, for people one member a line; without a limit there is nothing to try."""
+    answer = desk.run("simulate", "scan", "--max-active", "9", "--output", "json", role="Viewer")
+    shown = desk.run("simulate", "scan", "--max-active", "9", role="Viewer")
+
+    assert (answer.code, answer.document["asks"], answer.document["peak_active"]) == (0, 0, 0)
+    assert "would_deny" in shown.out
+    assert desk.run("simulate", "scan", role="Viewer").code == Exit.USAGE
