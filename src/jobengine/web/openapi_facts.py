@@ -18,7 +18,12 @@ _MAYBE_TEXT: Final[Schema] = {"type": ["string", "null"]}
 _DENIALS: Final[Schema] = {"type": "object", "additionalProperties": _COUNT}
 
 # Members of requests by name; these strings have a form that their type does not show.
-TIMES_SENT: Final = {"WindowIn": ("start", "end"), "NewOverride": ("until", "starts_at"), "NewRequest": ("until",), "Trial": ("since",)}
+TIMES_SENT: Final = {
+    "WindowIn": ("start", "end"),
+    "NewOverride": ("until", "starts_at"),
+    "NewRequest": ("until",),
+    "Trial": ("since",),
+}
 TIMES_ASKED: Final = frozenset({"at", "since", "until"})
 REQUIRED_IN_QUERY: Final = frozenset({"from"})
 
