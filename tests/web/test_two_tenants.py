@@ -25,6 +25,7 @@ BODIES: dict[str, object] = {
     "POST /batches/{batch_id}/complete": {"fencing_token": 1},
     "POST /batches/{batch_id}/fail": {"fencing_token": 1, "error": "no", "retryable": True},
 }
+GOVERNED = {"POST /audit/entries/{entry_id}/erase"}
 LISTS = [
     "/quotas",
     "/quota-changes",
