@@ -54,6 +54,7 @@ async def ids(api: Api) -> dict[str, str]:
         "change_id": change["change_id"],
         "lease_id": (await api.admit("external")).json()["lease_id"],
         "backfill_id": backfill["backfill_id"],
+        "token_id": backfill["token_id"],
         "batch_id": batch["batch_id"],
         "entry_id": quota["last_change"]["audit_entry_id"],
     }
