@@ -114,14 +114,15 @@ class Sequencer:
         await tell_stuck(self._database, self._owner, log, because)
 
     async def _advance(self, tx: Transaction, logs: Sequence[str]) -> int:
-        heads = {row["tenant_id"]: row for row in await tx.all("system_lock_heads", logs=list(logs))}
-        rows = await tx.all("system_take_intake", logs=list(heads), most=MOST_ENTRIES)
+        heads = {str(row["tenant_id"]): self._head(row) for row in await tx.all("system_lock_heads", logs=list(logs))}
+        sizes = [head.frontier.size for head in heads.values()]
+        rows = await tx.all("system_place_intake", logs=list(heads), sizes=sizes, most=MOST_ENTRIES)
         waiting: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
-        for row in sorted(rows, key=lambda row: row["intake_id"]):
+        for row in rows:
             waiting[row["tenant_id"]].append((str(row["entry_id"]), row["leaf_hash"]))
-        steps = {log: sequence(self._head(heads[log]), entries) for log, entries in waiting.items()}
+        steps = {log: sequence(heads[log], entries) for log, entries in waiting.items()}
         if steps:
-            await _store(tx, steps)
+            await _store_nodes(tx, steps)
             await self._move(tx, steps)
         return len(rows)
 
@@ -171,22 +172,17 @@ class Sequencer:
             self._good.popitem(last=False)
 
 
-async def _store(tx: Transaction, steps: Mapping[str, Step]) -> None:
-    rows = [(log, row) for log, step in steps.items() for row in step.rows]
-    await tx.run(
-        "system_place",
-        logs=[log for log, _ in rows],
-        sequences=[row.sequence for _, row in rows],
-        entry_ids=[row.entry_id for _, row in rows],
-        leaf_hashes=[row.leaf_hash for _, row in rows],
-    )
-    nodes = [(log, *node, hashed) for log, step in steps.items() for node, hashed in step.nodes.items()]
+async def _store_nodes(tx: Transaction, steps: Mapping[str, Step]) -> None:
+    nodes = [
+        (number, *node, hashed) for number, step in enumerate(steps.values(), 1) for node, hashed in step.nodes.items()
+    ]
     await tx.run(
         "system_place_nodes",
-        logs=[log for log, _, _, _ in nodes],
+        logs=list(steps),
+        numbers=[number for number, _, _, _ in nodes],
         levels=[level for _, level, _, _ in nodes],
         indices=[index for _, _, index, _ in nodes],
-        hashes=[hashed for _, _, _, hashed in nodes],
+        hashes=b"".join(hashed for _, _, _, hashed in nodes),
     )
 
 

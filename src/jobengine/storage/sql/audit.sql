@@ -116,34 +116,37 @@ select tenant_id, origin, size, frontier, checkpoint, anchored_size from audit_l
 where tenant_id = any(%(logs)s::text[])
 for update skip locked;
 
--- name: system_take_intake
--- Take waiting entries of some logs: of each the oldest ones, and of all of them in turn, so that a flood in one log
--- leaves room for the others.
-delete from audit_intake i using (
-    select w.tenant_id, w.intake_id
-    from unnest(%(logs)s::text[]) as l(log)
-    cross join lateral (
-        select tenant_id, intake_id, row_number() over (order by intake_id) as turn
-        from audit_intake where tenant_id = l.log order by intake_id limit %(most)s
-    ) w
-    order by w.turn limit %(most)s
-) taken
-where i.tenant_id = taken.tenant_id and i.intake_id = taken.intake_id
-returning i.tenant_id, i.intake_id, i.entry_id, i.leaf_hash;
-
--- name: system_place
--- Give entries their places in the trees of their logs; a place is given once or the transaction fails.
-insert into audit_tree (tenant_id, sequence, entry_id, leaf_hash)
-select p.log, p.sequence, p.entry_id, p.leaf_hash
-from unnest(%(logs)s::text[], %(sequences)s::bigint[], %(entry_ids)s::uuid[], %(leaf_hashes)s::bytea[])
-    as p(log, sequence, entry_id, leaf_hash);
+-- name: system_place_intake
+-- Take waiting entries of some logs and give them their places behind the size of each: of each log the oldest, and of all
+-- of them in turn, so that a flood in one log leaves room for the others. A place is given once or the transaction fails.
+with wanted as (
+    select w.log, w.size from unnest(%(logs)s::text[], %(sizes)s::bigint[]) as w(log, size)
+), taken as (
+    delete from audit_intake i using (
+        select w.tenant_id, w.intake_id
+        from wanted l cross join lateral (
+            select tenant_id, intake_id, row_number() over (order by intake_id) as turn
+            from audit_intake where tenant_id = l.log order by intake_id limit %(most)s
+        ) w
+        order by w.turn limit %(most)s
+    ) oldest
+    where i.tenant_id = oldest.tenant_id and i.intake_id = oldest.intake_id
+    returning i.tenant_id, i.intake_id, i.entry_id, i.leaf_hash
+), placed as (
+    insert into audit_tree (tenant_id, sequence, entry_id, leaf_hash)
+    select t.tenant_id, w.size - 1 + row_number() over (partition by t.tenant_id order by t.intake_id), t.entry_id, t.leaf_hash
+    from taken t join wanted w on w.log = t.tenant_id
+    returning tenant_id, sequence, entry_id, leaf_hash
+)
+select tenant_id, sequence, entry_id, leaf_hash from placed order by tenant_id, sequence;
 
 -- name: system_place_nodes
--- Store the subtree roots that became complete; a node is written once or the transaction fails.
+-- Store the subtree roots that became complete, each of a log by its number, the hashes as one text of bytes; a node is
+-- written once or the transaction fails.
 insert into audit_nodes (tenant_id, level, index, hash)
-select n.log, n.level, n.index, n.hash
-from unnest(%(logs)s::text[], %(levels)s::smallint[], %(indices)s::bigint[], %(hashes)s::bytea[])
-    as n(log, level, index, hash);
+select (%(logs)s::text[])[n.log], n.level, n.index, substring(%(hashes)s::bytea from 32 * n.place::integer - 31 for 32)
+from unnest(%(numbers)s::smallint[], %(levels)s::smallint[], %(indices)s::bigint[]) with ordinality
+    as n(log, level, index, place);
 
 -- name: system_advance_head
 -- Move the head of a log if it is still where this step began; no row means that it is not.

@@ -32,37 +32,15 @@ create table audit_cosignatures (
     primary key (tenant_id, witness)
 );
 
--- Refusals of the present minute, counted over all processes.
-create table refusal_counts (
-    tenant_id       text not null references tenants,
-    source          text not null,
-    singles         integer not null default 0,
-    counted         bigint not null default 0,
-    since           timestamptz not null,
-    until           timestamptz not null,
-    primary key (tenant_id, source)
-);
-
-do $$
-declare
-    name text;
-begin
-    foreach name in array array['audit_cosignatures', 'refusal_counts'] loop
-        execute format('alter table %I enable row level security', name);
-        execute format('alter table %I force row level security', name);
-        execute format(
-            'create policy own_tenant on %I to jobengine_app using (tenant_id = current_setting(''jobengine.tenant'', true))',
-            name);
-        execute format('create policy every_tenant on %I to jobengine_system using (true)', name);
-    end loop;
-end
-$$;
+alter table audit_cosignatures enable row level security;
+alter table audit_cosignatures force row level security;
+create policy own_tenant on audit_cosignatures to jobengine_app
+    using (tenant_id = current_setting('jobengine.tenant', true));
+create policy every_tenant on audit_cosignatures to jobengine_system using (true);
 -- A governor acts in other tenants than the one that granted the token: whether a grant or a use exists is asked in all.
 create policy tokens_of_every_tenant on audit_entries for select to jobengine_system using (true);
 
 grant select on audit_cosignatures to jobengine_app;
-grant select, insert, update, delete on refusal_counts to jobengine_app;
 grant select, insert, update on audit_cosignatures to jobengine_system;
-grant select on refusal_counts to jobengine_system;
 grant select, insert, update, delete on audit_sequencers to jobengine_system;
 grant select (tenant_id, action, token_id) on audit_entries to jobengine_system;
