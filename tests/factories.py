@@ -76,7 +76,7 @@ def limits(**changes: int | str) -> Limits:
 
 def forge_token(plane: Plane, tenant_id: str | None, *scopes: str, **claims: object) -> str:
     """Sign a token that *plane* trusts; *claims* stand beside or instead of the usual ones, None leaves one out."""
-    issued = int(utc_now().timestamp())
+    issued = int(plane.clock.now().timestamp())
     usual: dict[str, object] = {
         "iss": plane.realm.issuer,
         "aud": plane.realm.audience,

@@ -23,15 +23,15 @@ from jobengine.authority.master_key import Label, MasterKey
 from jobengine.authority.refusals import RefusalMeter, SecretThrottle
 from jobengine.authority.tokens import BatchAttempt, Realm, mint_for_batch
 from jobengine.backfill.suppressor import DuplicateSuppressor
-from jobengine.clock import utc_now
+from jobengine.clock import CarriedClock, utc_now
 from jobengine.errors import JobengineError, Unauthenticated
 from jobengine.ids import new_id
 from jobengine.logs import configure_logs
 from jobengine.metrics import CONNECTIONS, SEQUENCED, WAITING
 from jobengine.quota.policy import FIRST_POLICY
 from jobengine.settings import Settings, SettingsError
-from jobengine.storage.anchors import Heart
 from jobengine.storage.admission_tidying import tidy_admissions
+from jobengine.storage.anchors import Heart
 from jobengine.storage.authority import (
     Revocations,
     add_tenant,
@@ -44,9 +44,9 @@ from jobengine.storage.batch_committer import BatchCommitter
 from jobengine.storage.committer import AdmissionCommitter
 from jobengine.storage.database import Database
 from jobengine.storage.embedded import EmbeddedPostgres
+from jobengine.storage.events import forget_events
 from jobengine.storage.governance_work import GovernanceWork
 from jobengine.storage.migrator import migrate
-from jobengine.storage.events import forget_events
 from jobengine.storage.sequencer import Sequencer
 from jobengine.storage.simulator import Simulator
 from jobengine.tenancy.model import PLATFORM, Principal
@@ -80,6 +80,7 @@ class Plane:
     revocations: Revocations
     name: str
     traces: Traces = NO_TRACES
+    clock: CarriedClock = field(default_factory=CarriedClock, init=False, repr=False)
     guard: Guard = field(init=False, repr=False)
     grant_policy: GrantPolicy = field(init=False)
     suppressor: DuplicateSuppressor = field(init=False)
@@ -110,7 +111,7 @@ class Plane:
 
     def read_token(self, token: str) -> Verified:
         """Return what an access token says; raises Unauthenticated, for a revoked one too."""
-        now = utc_now()
+        now = self.clock.now()
         verified = self._verified.get(token)
         if verified is None or verified.principal.expires_at <= now:
             verified = self.guard.read(token, now)
@@ -124,7 +125,7 @@ class Plane:
 
     def token_for_batch(self, attempt: BatchAttempt) -> str:
         """Return a token that speaks for *attempt* alone; it is worth nothing once the lease is lost."""
-        now = utc_now()
+        now = self.clock.now()
         key = signing_key(self.keys, now)
         return mint_for_batch(attempt, self.realm, key, now, token_id=new_id(), life=BATCH_TOKEN_LIFE).text
 
@@ -141,9 +142,10 @@ class Plane:
         return self.log_keys().verifier_key(origin)
 
     async def refresh(self) -> None:
-        """Read again what other processes may have changed: keys and revocations."""
+        """Read again what other processes may have changed, and the time: keys and revocations."""
         await self.revocations.refresh(self.database)
         async with self.database.system() as tx:
+            self.clock.tell(tx.now)
             keys = await load_signing_keys(tx, self.master.derive(Label.KEK))
             self.checkpoint_keys = await load_checkpoint_keys(tx, self.master.derive(Label.KEK))
         # Even the same keys: time alone retires one.
@@ -227,7 +229,7 @@ async def _assemble(settings: Settings, database: Database, *, serving: bool) ->
     keys, checkpoint_keys = await start_keys(database, master.derive(Label.KEK))
     revocations = Revocations()
     await revocations.refresh(database)
-    return Plane(
+    plane = Plane(
         settings=settings,
         database=database,
         master=master,
@@ -237,6 +239,9 @@ async def _assemble(settings: Settings, database: Database, *, serving: bool) ->
         revocations=revocations,
         name=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
     )
+    async with database.system() as tx:
+        plane.clock.tell(tx.now)
+    return plane
 
 
 def read_master_key(path: Path) -> MasterKey:

@@ -2,7 +2,9 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?Z", re.ASCII)
 _DURATION = re.compile(
     r"P(?=.)(?:(?P<weeks>\d{1,6})W)?(?:(?P<days>\d{1,6})D)?"
@@ -14,6 +16,25 @@ _DURATION = re.compile(
 def utc_now() -> datetime:
     """Return the time of this machine; decisions about leases and limits use the database's clock instead."""
     return datetime.now(UTC)
+
+
+class CarriedClock:
+    """The database's time as it was last told, carried on by a clock that nobody sets.
+
+    What is decided without a look at the database goes by it, as the life of a token does: a step of the machine's
+    wall clock neither ends nor lengthens anything.
+    """
+
+    def __init__(self) -> None:
+        self.tell(utc_now())
+
+    def tell(self, now: datetime) -> None:
+        """Take over what the database's clock says at this moment."""
+        self._ahead = now - _EPOCH - timedelta(seconds=monotonic())
+
+    def now(self) -> datetime:
+        """Return the database's time, as well as it is known."""
+        return _EPOCH + self._ahead + timedelta(seconds=monotonic())
 
 
 def parse_time(text: str) -> datetime:

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.factories import NOW
 
-from jobengine.clock import format_time, parse_duration, parse_time, utc_now
+from jobengine.clock import CarriedClock, format_time, parse_duration, parse_time, utc_now
 
 moments = st.datetimes(timezones=st.just(UTC))
 
@@ -123,3 +124,14 @@ def test_a_duration_of_no_fixed_length_is_refused(text: str) -> None:
 def test_now_is_in_utc() -> None:
     """A naive time could be anybody's."""
     assert utc_now().utcoffset() == timedelta(0)
+
+
+def test_a_carried_clock_goes_on_from_what_it_was_told() -> None:
+    """Whatever the clock of the machine says, and never backwards between two tellings."""
+    clock = CarriedClock()
+    clock.tell(NOW)
+    first, second = clock.now(), clock.now()
+
+    assert NOW <= first <= second < NOW + timedelta(hours=1)
+    clock.tell(NOW - timedelta(hours=1))
+    assert clock.now() < NOW

@@ -14,7 +14,6 @@ from litestar import get
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from jobengine.backfill.model import ACTIVE, BackfillStatus
-from jobengine.clock import utc_now
 from jobengine.errors import JobengineError
 from jobengine.web.backfill_views import BackfillView, get_row, show_backfill
 from jobengine.web.edge import Edge, needs
@@ -100,4 +99,6 @@ def _may_read(edge: Edge) -> bool:
     if is_ending(edge.request.scope["state"]):
         return False
     holder = edge.principal
-    return utc_now() < holder.expires_at and not edge.plane.revocations.refuse(holder.token_id, holder.client_id)
+    return edge.plane.clock.now() < holder.expires_at and not edge.plane.revocations.refuse(
+        holder.token_id, holder.client_id
+    )
