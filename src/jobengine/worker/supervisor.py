@@ -21,6 +21,7 @@ from jobengine.worker.ports import Workplace
 from jobengine.worker.runner import BatchRunner
 
 LOOK_EVERY: Final = timedelta(milliseconds=200)
+GATHER: Final = timedelta(milliseconds=4)
 AT_ONCE: Final = 4
 """Transactions of several tenants side by side."""
 DENIED_FOR: Final = timedelta(milliseconds=500)
@@ -53,6 +54,8 @@ class Supervisor:
         """Look once, when a slot is free or after a while: take back overdue batches, then hand out due ones."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._freed.wait(), LOOK_EVERY.total_seconds())
+            # Batches that take no time end by the handful: one transaction for all of them, not one each.
+            await asyncio.sleep(GATHER.total_seconds())
         self._freed.clear()
         async with self._looking:
             if not self._closed:
