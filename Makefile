@@ -50,7 +50,7 @@ soak: $(READY) ## Run the state machines and the crash tests for a long time
 
 lock: $(READY) ## Write the locks from pyproject.toml (LOCK_ARGS=--upgrade takes the newest versions)
 	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
-	$(COMPILE) --constraint requirements.lock --extra otel --output-file requirements-serve.lock pyproject.toml
+	$(COMPILE) --constraint requirements.lock --extra otel --extra celery --output-file requirements-serve.lock pyproject.toml
 	$(COMPILE) --constraint requirements.lock --only-build-deps --build-deps-for wheel \
 		--output-file requirements-build.lock pyproject.toml
 

@@ -172,7 +172,8 @@ def test_a_smaller_lock_pins_what_the_tests_ran_with(name: str) -> None:
 def test_the_lock_of_the_server_has_every_dependency_and_no_tool_of_developers() -> None:
     """An image needs neither pytest nor a type checker."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["otel"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["otel"] + extras["celery"]
     names = {re.split(r"[\[<>=]", requirement)[0] for requirement in wanted}
 
     assert names <= pins("requirements-serve.lock").keys()
