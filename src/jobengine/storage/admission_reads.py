@@ -87,7 +87,7 @@ async def _settled(tx: Transaction, account: Account, timeline: Timeline, now: d
         timeline = await _remembered(tx, account.name, timeline, since)
     elif not timeline.overrides:
         return account
-    return account.settled(timeline.between(since, now)[:-1])
+    return account.settled(timeline.between(since, now))
 
 
 async def _remembered(tx: Transaction, name: str, timeline: Timeline, since: datetime) -> Timeline:
