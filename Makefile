@@ -41,7 +41,7 @@ bench: $(READY) ## Run every benchmark and print its table
 
 test-external: $(READY) ## Run what stores a second time, on the PostgreSQL of JOBENGINE_TEST_DATABASE_URL
 	$(PY) -m pytest $(PYTEST_ARGS) tests/storage tests/web tests/contract \
-		$(addprefix tests/acceptance/test_,seed_plan.py concurrency.py tenants_apart.py real_events.py wire.py workers.py command_line.py) \
+		$(addprefix tests/acceptance/test_,seed_plan.py concurrency.py tenants_apart.py real_events.py wire.py workers.py workers_elsewhere.py command_line.py) \
 		--ignore=tests/storage/test_embedded.py --ignore=tests/storage/test_embedded_rights.py
 
 soak: $(READY) ## Run the state machines and the crash tests for a long time
