@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,16 +53,27 @@ def ask(shell: Shell, watcher: Watcher) -> tuple[int, dict[str, str]]:
     return ended.code, {item["log"]: item["outcome"] for item in json.loads(ended.out or '{"items": []}')["items"]}
 
 
-def read(service: Service, shell: Shell, path: str) -> httpx2.Response:
-    token = shell.run("token", "--scope", "orch:audit").out.strip()
-    with httpx2.Client(base_url=service.url, trust_env=False) as http:
+def token_of(service: Service, client: Mapping[str, str]) -> str:
+    """Get an access token; its grant is one more entry in the tenant's log."""
+    with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
+        form = {"grant_type": "client_credentials", "scope": "orch:audit"}
+        answer = http.post("/oauth2/token", data=form, auth=(client["client_id"], client["client_secret"]))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["access_token"]
+
+
+def read(service: Service, token: str, path: str) -> httpx2.Response:
+    with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
         return http.get(f"/api/v1/audit/{path}", headers={"Authorization": f"Bearer {token}"})
 
 
-def grow(service: Service, shell: Shell) -> None:
-    """Let the log grow by the grant of a token or more."""
-    before = read(service, shell, "checkpoint").text
-    wait_until(lambda: read(service, shell, "checkpoint").text.split("\n")[1] != before.split("\n")[1])
+def grow(service: Service, client: Mapping[str, str]) -> str:
+    """Let the log grow by the grant of a token, wait for its place, and return the token."""
+    token = token_of(service, client)
+    before = read(service, token, "checkpoint").text.split("\n")[1]
+    token = token_of(service, client)
+    wait_until(lambda: read(service, token, "checkpoint").text.split("\n")[1] != before)
+    return token
 
 
 def size_of(note: str, key: str) -> int:
@@ -96,27 +107,23 @@ def test_a_log_is_cosigned_as_it_grows_and_never_set_back(new_shell: Callable[[]
     data = Path(shell.settings["JOBENGINE_DATA_DIR"])
     with serving(shell) as service:
         tenant = service.new_tenant("Auditor")
-        auditor = tenant.speaking("Auditor")
+        auditor = tenant.clients["Auditor"]
         keys = [shell.run("audit", "key", *log).out for log in (("--tenant", tenant.name), ("--platform",))]
         (tmp_path / "logs").write_text("# ours\n" + "".join(keys))
         origin = keys[0].split("+")[0]
-        wait_until(lambda: "\n0\n" not in read(service, auditor, "checkpoint").text)
-        old = set_back(data, tenant.name, None)
         grow(service, auditor)
+        old = set_back(data, tenant.name, None)
+        token = grow(service, auditor)
 
         with witnessing(shell, tmp_path, port) as watcher:
             assert ask(shell, watcher) == (Exit.OK, {key.split("+")[0]: "cosigned" for key in keys})
-            first = read(service, auditor, "checkpoint/witnessed").text
-            size = size_of(first, keys[0])
+            first = read(service, token, "checkpoint/witnessed").text
             assert read_cosignature(first.partition("\n\n")[2], first, parse_verifier_key(watcher.key, COSIGNATURE))
-
             watcher.process.kill()
-        grow(service, auditor)
-
+        token = grow(service, auditor)
         with witnessing(shell, tmp_path, port) as watcher:
-            code, outcomes = ask(shell, watcher)
-            assert (code, outcomes[origin]) == (Exit.OK, "cosigned")
-            assert size_of(read(service, auditor, "checkpoint/witnessed").text, keys[0]) > size
+            assert ask(shell, watcher)[1][origin] == "cosigned"
+            assert size_of(read(service, token, "checkpoint/witnessed").text, keys[0]) > size_of(first, keys[0])
 
     set_back(data, tenant.name, old)
     with witnessing(shell, tmp_path, port) as watcher:
@@ -129,14 +136,14 @@ def test_a_witness_that_is_away_or_knows_no_log_is_told_apart(new_shell: Callabl
     shell, port = new_shell(), free_port()
     with serving(shell) as service:
         tenant = service.new_tenant("Auditor")
-        wait_until(lambda: "\n0\n" not in read(service, tenant.speaking("Auditor"), "checkpoint").text)
+        token = grow(service, tenant.clients["Auditor"])
         (tmp_path / "logs").write_text("")
         with witnessing(shell, tmp_path, port) as watcher:
             code, outcomes = ask(shell, watcher)
         assert (code, set(outcomes.values())) == (Exit.REFUSED, {"refused"})
         code, outcomes = ask(shell, watcher)
         assert (code, set(outcomes.values())) == (Exit.RETRY_LATER, {"unreachable"})
-        assert read(service, tenant.speaking("Auditor"), "checkpoint/witnessed").status_code == 404
+        assert read(service, token, "checkpoint/witnessed").status_code == 404
 
 
 @pytest.mark.parametrize("witnesses", ["", "nonsense", "http://127.0.0.1:1 x+y+z"])
