@@ -315,7 +315,7 @@ async def test_two_servers_and_a_model_agree_on_every_admission(two_servers: Ser
     """Grants, denials with their numbers and waits, tokens, ends and use, whatever happens in whichever order."""
     Admissions.loop, Admissions.servers = asyncio.get_running_loop(), two_servers
     many = settings.default.max_examples
-    steps = 40 if many < 1_000 else 250
+    steps = 40 if many < 1_000 else 500
     # To shrink forty steps of two servers takes longer than to read them.
     phases = [Phase.explicit, Phase.reuse, Phase.generate]
     chosen = settings(max_examples=many // 2, stateful_step_count=steps, deadline=None, phases=phases)
