@@ -33,7 +33,10 @@ _HASH = "[0-9a-f]{64}"
 _OPENED_HASH = "(.{64})"
 _OPENING = r'\["([0-9a-f]{32})","([^"]*+)"\]'
 # What a string may hold only in another spelling; the end of a line stands in none.
-_SPELLED = bytes(0 if chr(code) == "\\" or (code < ord(" ") and chr(code) != "\n") else code for code in range(256))
+# Each of them becomes a space, which none of them is.
+_SPELLED = bytes(
+    ord(" ") if chr(code) == "\\" or (code < ord(" ") and chr(code) != "\n") else code for code in range(256)
+)
 
 
 class Like:

@@ -88,9 +88,7 @@ def _constant(name: str) -> NoReturn:
     raise MalformedJson(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 
 
 def _check_strings(document: object) -> None:

@@ -47,7 +47,7 @@ def test_a_changed_line_is_judged_alike(at: int, put: bytes, taken: int) -> None
 
 NUMBERS = [b"2.50", b"-0", b"-1", b"0", b"00", b"1e3", b"0.1", b"0.0000001", b"1.0", b"9007199254740993", b"1" * 16]
 WORDS = [b"true", b"null", b"NaN", b"", b"{}", b"[]", b'{"b":1,"a":2}', b'{"a":1,"a":1}', b'"globex"']
-TEXTS = [b'"\\u0061"', b'"a\\"b"', b'"\x7f"', b'"\x01"', b'"\xc3\xbc"', b'"\xff"', b'"\xed\xa0\x80"']
+TEXTS = [b'"\\u0061"', b'"a\\"b"', b'"\x7f"', b'"\x00"', b'"\x01"', b'"\xc3\xbc"', b'"\xff"', b'"\xed\xa0\x80"']
 PLACES = [b"2.5", b"50", b"10", b'"success"', b'"cl_1"', b"INC-4711", b"null"]
 
 
