@@ -26,6 +26,7 @@ begin
         execute format('create table %I partition of asks for values in (%s)', 'asks_' || lpad(slot::text, 2, '0'), slot);
         execute format('alter table %I enable row level security', 'asks_' || lpad(slot::text, 2, '0'));
         execute format('alter table %I force row level security', 'asks_' || lpad(slot::text, 2, '0'));
+        execute format('grant truncate on %I to jobengine_system', 'asks_' || lpad(slot::text, 2, '0'));
     end loop;
 end
 $$;
@@ -37,7 +38,7 @@ grant select, insert on asks to jobengine_app;
 
 -- Empty the partitions of days that are older than so many days; one that is being read is left for the next time.
 create function forget_asks(keep_days integer) returns integer
-language plpgsql security definer set search_path = jobengine, pg_temp set lock_timeout = '100ms' as $$
+language plpgsql set lock_timeout = '100ms' as $$
 declare
     today constant integer := floor(extract(epoch from clock_timestamp()) / 86400);
     part text;
