@@ -158,7 +158,7 @@ def set_limits(
 
 def _tell_holders(api: "Api", quota: Mapping[str, Any], max_active: int) -> None:
     active = quota["usage"]["active"]
-    if active <= max_active:
+    if not 0 <= max_active < active:
         return
     page = api.items("/admissions", Scope.READ, MOST_HOLDERS, job_type=quota["job_type"])
     print_note(f"note: {active} slots are in use, above {max_active}; nothing new is admitted until they are fewer")
