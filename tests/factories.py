@@ -20,7 +20,7 @@ from jobengine.clock import format_time, utc_now
 from jobengine.ids import new_id
 from jobengine.quota.model import Limits
 from jobengine.settings import JobType
-from jobengine.storage.authority import add_tenant
+from jobengine.storage.authority import add_tenant, revoke
 
 NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 """The moment at which unit tests happen."""
@@ -102,6 +102,13 @@ async def new_tenant(plane: Plane) -> str:
     async with plane.database.system() as tx:
         await add_tenant(tx, tenant_id)
     return tenant_id
+
+
+async def revoke_token(plane: Plane, tenant_id: str, token_id: str) -> None:
+    """Revoke a token for good: what stands in one process's memory alone is forgotten at its next reading."""
+    async with plane.database.transaction(tenant_id) as tx:
+        await revoke(tx, token_id, "jec_anybody", utc_now() + timedelta(minutes=5))
+    plane.revocations.add(token_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ import httpx2
 import pytest
 import uvicorn
 from litestar import Litestar
-from tests.factories import API, INTENTS, Api, Connection, expect_problem, make_api
+from tests.factories import API, INTENTS, Api, Connection, expect_problem, make_api, revoke_token
 from tests.web.audit_reading import grow, read_all, settle
 
 from jobengine.clock import utc_now
+from jobengine.ids import new_id
 from jobengine.tenancy.model import PLATFORM
 from jobengine.web import audit_export as module
 from jobengine_verify.notes import parse_key
@@ -242,12 +243,13 @@ async def test_an_export_breaks_off_when_the_token_is_revoked(
 ) -> None:
     """What must not begin with a token must not go on with it."""
     await grow(api, owner, 4)
-    speaking = make_api(served, api.plane, api.tenant_id, "orch:audit", jti="jti-of-a-revoked-export")
+    token_id = new_id()
+    speaking = make_api(served, api.plane, api.tenant_id, "orch:audit", jti=token_id)
     record = module._record_export
 
     async def revoke_meanwhile(edge: module.Edge, asked: module.Export) -> object:
         wanted = await record(edge, asked)
-        edge.plane.revocations.add("jti-of-a-revoked-export")
+        await revoke_token(edge.plane, edge.tenant_id, token_id)
         return wanted
 
     monkeypatch.setattr(module, "_record_export", revoke_meanwhile)

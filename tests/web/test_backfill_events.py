@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from litestar import Litestar
 from tests.backfilling import Crew, Json, make_crew, serving
-from tests.factories import API, Api, expect_problem
+from tests.factories import API, Api, expect_problem, revoke_token
 
 from jobengine.clock import utc_now
 from jobengine.ids import new_id
@@ -163,7 +163,7 @@ async def test_a_stream_ends_when_its_token_is_revoked(crew: Crew, listen: Liste
 
     async with listen(made, token=reader.token) as stream:
         assert (await anext(stream)).name == "progress"
-        crew.api.plane.revocations.add(token_id)
+        await revoke_token(crew.api.plane, crew.api.tenant_id, token_id)
         assert [event async for event in stream] == []
 
 
