@@ -30,7 +30,7 @@ handler = "external"
 
 [job_types.patient]
 handler = "external"
-lease_seconds = 600
+lease_seconds = 3600
 """
 
 Found = TypeVar("Found")
