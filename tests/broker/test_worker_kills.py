@@ -5,6 +5,7 @@ JOBENGINE_TEST_WORKER_KILLS says how often; `make soak` shoots fifty times.
 
 import os
 import random
+import signal
 from collections import Counter
 from time import sleep
 
@@ -41,7 +42,8 @@ def test_workers_that_are_shot_at_random_moments_lose_and_repeat_no_event(play: 
     assert play.output()[0] == Counter(dict.fromkeys(DAY, len(backfills)))
     play.nothing_left()
     for worker in list(crew.running):
-        assert crew.stop(worker) == 0
+        # One that was started a moment ago may not have begun to listen to signals.
+        assert crew.stop(worker) in {0, -signal.SIGTERM}
     # Nobody holds a message now: what was held would lie in the queue again.
     assert play.stage.lane.depth() == 0
 

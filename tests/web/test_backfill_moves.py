@@ -285,6 +285,8 @@ async def test_moves_and_ends_that_race_lose_no_batch(crew: Crew) -> None:
             assert (await crew.move(made, move)).status_code in {200, 409}
 
     await asyncio.gather(work(), work(), work(), flip())
+    # The last move resumed it: whoever met nothing but pauses before meets work now.
+    await work()
 
     shown = await crew.show(made)
     counts = shown["progress"]["batches"]

@@ -121,7 +121,7 @@ async def cancel_open(tx: Transaction, row: Row) -> None:
     """Cancel everything of a locked backfill that does not run."""
     backfill_id = str(row["backfill_id"])
     await tx.run("backfill_cancel_untouched", backfill_id=backfill_id)
-    ended = await tx.run("backfill_cancel_pending", backfill_id=backfill_id, now=tx.now)
+    ended = (await tx.one("backfill_cancel_pending", backfill_id=backfill_id, now=tx.now))["ended"]
     row |= {"canceled": row["canceled"] + row["untouched"] + ended, "untouched": 0, "pending": 0}
 
 

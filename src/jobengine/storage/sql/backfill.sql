@@ -90,9 +90,13 @@ update backfill_ranges set status = 'canceled'
 where tenant_id = %(tenant_id)s and backfill_id = %(backfill_id)s and status = 'pending';
 
 -- name: backfill_cancel_pending
--- Cancel the batches of a backfill of tenant_id that were made ready and do not run.
-update batches set status = 'canceled', finished_at = %(now)s
-where tenant_id = %(tenant_id)s and backfill_id = %(backfill_id)s and status = 'pending';
+-- Cancel the batches of a backfill of tenant_id that were made ready and do not run; how many they are.
+with ended as (
+    update batches set status = 'canceled', finished_at = %(now)s
+    where tenant_id = %(tenant_id)s and backfill_id = %(backfill_id)s and status = 'pending'
+    returning 1
+)
+select count(*)::integer as ended from ended;
 
 -- name: backfill_park
 -- Let the batches of a backfill of tenant_id that failed, and those that a stop rule canceled, be stretches of partitions
