@@ -16,6 +16,7 @@ from jobengine.clock import utc_now
 from jobengine.errors import Unavailable
 from jobengine.storage.authority import record_summaries, recording
 from jobengine.tenancy.model import PLATFORM
+from jobengine.web.grants import refuse
 
 DENY = "authority.client_credentials.deny"
 SUMMARY = "authority.client_credentials.deny_summary"
@@ -141,6 +142,26 @@ async def test_the_twenty_first_refusal_of_a_client_is_counted(desk: Desk) -> No
     assert summary["properties"]["count"] == 3
     assert summary["properties"]["since"] <= summary["properties"]["until"]
     assert (summary["outcome"], summary["actor"]["client_id"]) == ("refused", desk.client.client_id)
+
+
+async def test_ten_thousand_refusals_are_twenty_entries_and_a_number(desk: Desk) -> None:
+    """Of each minute that they take; none is lost, and tokens are given in between."""
+    began, tenant_id = utc_now(), desk.client.tenants[0]
+    denial = Denial(invalid_client("secret_wrong"), desk.client, tenant_id)
+    for _ in range(10):
+        refused(await desk.token("orch:quota"), 400, "invalid_request")
+        for _ in range(999):
+            await refuse(desk.plane, denial, Visit("token", desk.address, "0" * 32))
+        await desk.granted()
+    minutes = 1 + (utc_now() - began) // timedelta(minutes=1)
+    await tell(desk, utc_now() + timedelta(seconds=61))
+    told = await desk.entries()
+    singly = [entry for entry in told if entry["action"] == DENY]
+    (summary,) = [entry for entry in told if entry["action"] == SUMMARY]
+
+    assert len(singly) <= 20 * minutes
+    assert len(singly) + summary["properties"]["count"] == 10_000
+    assert len(told) == len(singly) + 1 + 10
 
 
 async def test_a_flood_from_an_address_is_counted_in_the_platforms_log(desk: Desk) -> None:

@@ -4,7 +4,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -97,17 +97,11 @@ async def read_head(tx: Transaction) -> LogHead:
 
 async def list_entries(tx: Transaction, wanted: EntryFilter, *, after: int, most: int) -> list[dict[str, Any]]:
     """Return the public view of entries in their order in the tree, after the place *after*."""
-    rows = await tx.all(
-        "audit_list",
-        action=wanted.action,
-        resource_type=wanted.resource_type,
-        resource_id=wanted.resource_id,
-        actor=wanted.actor,
-        since=wanted.since,
-        until=wanted.until,
-        after=after,
-        most=most,
-    )
+    if wanted == EntryFilter():
+        rows = await tx.all("audit_list_all", after=after, most=most)
+    else:
+        asked = {**asdict(wanted), "after": after, "most": most}
+        _, rows = await tx.together(("audit_plan_anew", {}), ("audit_list", asked))
     return await view_rows(tx, rows)
 
 

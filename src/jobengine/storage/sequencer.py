@@ -114,7 +114,8 @@ class Sequencer:
         await tell_stuck(self._database, self._owner, log, because)
 
     async def _advance(self, tx: Transaction, logs: Sequence[str]) -> int:
-        heads = {str(row["tenant_id"]): self._head(row) for row in await tx.all("system_lock_heads", logs=list(logs))}
+        _, locked = await tx.together(("system_step_by_index", {}), ("system_lock_heads", {"logs": list(logs)}))
+        heads = {str(row["tenant_id"]): self._head(row) for row in locked}
         sizes = [head.frontier.size for head in heads.values()]
         rows = await tx.all("system_place_intake", logs=list(heads), sizes=sizes, most=MOST_ENTRIES)
         waiting: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
@@ -150,26 +151,32 @@ class Sequencer:
     async def _move(self, tx: Transaction, steps: Mapping[str, Step]) -> None:
         keys = self._keys()
         notes = {log: keys.sign(step.head.checkpoint()) for log, step in steps.items()}
-        for log, step in steps.items():
-            moved = await tx.find(
-                "system_advance_head",
-                log=log,
-                from_size=step.rows[0].sequence,
-                size=step.head.frontier.size,
-                frontier=list(step.head.frontier.hashes),
-                root_hash=step.head.frontier.root(),
-                checkpoint=notes[log],
-                signed_by=keys.current,
-            )
-            if moved is None:
-                raise LostRace("another sequencer moved the head")
-            self._remember(log, notes[log])
+        heads = [step.head.frontier for step in steps.values()]
+        moved = await tx.run(
+            "system_advance_heads",
+            logs=list(steps),
+            from_sizes=[step.rows[0].sequence for step in steps.values()],
+            sizes=[frontier.size for frontier in heads],
+            frontiers=[_array(frontier.hashes) for frontier in heads],
+            roots=[frontier.root() for frontier in heads],
+            checkpoints=list(notes.values()),
+            signed_by=keys.current,
+        )
+        if moved < len(steps):
+            raise LostRace("another sequencer moved the head")
+        for log, note in notes.items():
+            self._remember(log, note)
 
     def _remember(self, log: str, note: str) -> None:
         self._good[log] = note
         self._good.move_to_end(log)
         if len(self._good) > _MOST_NOTES:
             self._good.popitem(last=False)
+
+
+def _array(hashes: Sequence[bytes]) -> str:
+    """Return hashes as the text of an array: frontiers of several lengths cannot stand in one array of arrays."""
+    return "{" + ",".join(f'"\\\\x{hashed.hex()}"' for hashed in hashes) + "}"
 
 
 async def _store_nodes(tx: Transaction, steps: Mapping[str, Step]) -> None:

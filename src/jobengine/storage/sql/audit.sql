@@ -20,8 +20,22 @@ select origin, size, frontier, root_hash, checkpoint, anchored_size, anchored_in
     (select coalesce(max(sequence) + 1, 0) from audit_tree where tenant_id = %(tenant_id)s) as placed
 from audit_logs where tenant_id = %(tenant_id)s;
 
+-- name: audit_list_all
+-- Entries of tenant_id that have their place in the tree, oldest first, after a place: those places first, and then what
+-- stands at each, so that no plan reads more of them.
+select t.sequence, t.leaf_hash as tree_hash, t.entry_id, e.leaf from (
+    select sequence, leaf_hash, entry_id from audit_tree
+    where tenant_id = %(tenant_id)s and sequence > %(after)s order by sequence limit %(most)s
+) t left join audit_entries e on e.tenant_id = %(tenant_id)s and e.entry_id = t.entry_id
+order by t.sequence;
+
+-- name: audit_plan_anew
+-- Plan each query of this transaction for its values, of tenant_id and of a filter: what is rare has an index, and a plan
+-- made for all values cannot know what is.
+select set_config('plan_cache_mode', 'force_custom_plan', true);
+
 -- name: audit_list
--- Entries of tenant_id that have their place in the tree, oldest first, after a place.
+-- Entries of tenant_id that have their place in the tree and match a filter, oldest first, after a place.
 select t.sequence, t.leaf_hash as tree_hash, e.entry_id, e.leaf from audit_tree t
 join audit_entries e on e.tenant_id = t.tenant_id and e.entry_id = t.entry_id
 where t.tenant_id = %(tenant_id)s and t.sequence > %(after)s
@@ -62,13 +76,20 @@ where tenant_id = %(tenant_id)s
 order by entry_id limit %(most)s;
 
 -- name: audit_nodes
--- Roots of complete subtrees of the tree of tenant_id; those of level 0 are the leaf hashes.
-select 0::smallint as level, sequence as index, leaf_hash as hash from audit_tree
-where tenant_id = %(tenant_id)s and sequence = any(%(leaves)s::bigint[])
+-- Roots of complete subtrees of the tree of tenant_id; those of level 0 are the leaf hashes. Each place is sought as the
+-- first from there on, which the primary key alone gives: a plan made while the log was young else reads all of it for ever.
+select 0::smallint as level, t.sequence as index, t.leaf_hash as hash
+from unnest(%(leaves)s::bigint[]) as wanted(place) cross join lateral (
+    select sequence, leaf_hash from audit_tree
+    where tenant_id = %(tenant_id)s and sequence >= wanted.place order by sequence limit 1
+) t
+where t.sequence = wanted.place
 union all
-select n.level, n.index, n.hash
-from unnest(%(levels)s::smallint[], %(indices)s::bigint[]) as wanted(level, index)
-join audit_nodes n on n.tenant_id = %(tenant_id)s and n.level = wanted.level and n.index = wanted.index;
+select wanted.level, wanted.index, n.hash
+from unnest(%(levels)s::smallint[], %(indices)s::bigint[]) as wanted(level, index) cross join lateral (
+    select hash from audit_nodes
+    where tenant_id = %(tenant_id)s and level = wanted.level and index = wanted.index limit 1
+) n;
 
 -- name: system_join_sequencers
 -- Count this process among those that sequence. Its membership ends before its shards do, so that whoever takes them
@@ -110,6 +131,11 @@ with recursive waiting(log) as (
 select l.tenant_id from waiting join audit_logs l on l.tenant_id = waiting.log
 where l.shard = any(%(shards)s::smallint[]);
 
+-- name: system_step_by_index
+-- Let the queries of this transaction find rows by their indexes alone. A plan is made once for all that comes, often while
+-- little waits; one that reads all that waits would read the whole of a later flood, at each step.
+select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true);
+
 -- name: system_lock_heads
 -- The heads of some logs, kept from other sequencers until the transaction ends; logs that another one holds are left out.
 select tenant_id, origin, size, frontier, checkpoint, anchored_size from audit_logs
@@ -119,19 +145,19 @@ for update skip locked;
 -- name: system_place_intake
 -- Take waiting entries of some logs and give them their places behind the size of each: of each log the oldest, and of all
 -- of them in turn, so that a flood in one log leaves room for the others. A place is given once or the transaction fails.
+-- They are taken by where they lie, and the thousand is written out: a step does not read all that waits in a flood.
 with wanted as (
     select w.log, w.size from unnest(%(logs)s::text[], %(sizes)s::bigint[]) as w(log, size)
 ), taken as (
-    delete from audit_intake i using (
-        select w.tenant_id, w.intake_id
+    delete from audit_intake where ctid = any(array(
+        select w.lies
         from wanted l cross join lateral (
-            select tenant_id, intake_id, row_number() over (order by intake_id) as turn
-            from audit_intake where tenant_id = l.log order by intake_id limit %(most)s
+            select ctid as lies, row_number() over (order by intake_id) as turn
+            from audit_intake where tenant_id = l.log order by intake_id limit 1000
         ) w
         order by w.turn limit %(most)s
-    ) oldest
-    where i.tenant_id = oldest.tenant_id and i.intake_id = oldest.intake_id
-    returning i.tenant_id, i.intake_id, i.entry_id, i.leaf_hash
+    ))
+    returning tenant_id, intake_id, entry_id, leaf_hash
 ), placed as (
     insert into audit_tree (tenant_id, sequence, entry_id, leaf_hash)
     select t.tenant_id, w.size - 1 + row_number() over (partition by t.tenant_id order by t.intake_id), t.entry_id, t.leaf_hash
@@ -148,12 +174,14 @@ select (%(logs)s::text[])[n.log], n.level, n.index, substring(%(hashes)s::bytea 
 from unnest(%(numbers)s::smallint[], %(levels)s::smallint[], %(indices)s::bigint[]) with ordinality
     as n(log, level, index, place);
 
--- name: system_advance_head
--- Move the head of a log if it is still where this step began; no row means that it is not.
-update audit_logs set size = %(size)s, frontier = %(frontier)s, root_hash = %(root_hash)s, checkpoint = %(checkpoint)s,
+-- name: system_advance_heads
+-- Move the heads of some logs, each if it is still where this step began; no row of one means that it is not.
+update audit_logs l set size = h.size, frontier = h.frontier::bytea[], root_hash = h.root_hash, checkpoint = h.checkpoint,
     signed_by = %(signed_by)s, advanced_at = clock_timestamp(), stuck_since = null, stuck_because = null
-where tenant_id = %(log)s and size = %(from_size)s
-returning size;
+from unnest(%(logs)s::text[], %(from_sizes)s::bigint[], %(sizes)s::bigint[], %(frontiers)s::text[], %(roots)s::bytea[],
+    %(checkpoints)s::text[]) as h(log, from_size, size, frontier, root_hash, checkpoint)
+where l.tenant_id = h.log and l.size = h.from_size
+returning l.tenant_id;
 
 -- name: system_find_known
 -- Which of some entries of a log wait for their place or have it.
@@ -229,14 +257,21 @@ from unnest(%(logs)s::text[], %(sizes)s::bigint[]) as a(log, size) where l.tenan
 select tenant_id, origin, size from audit_logs where origin = any(%(origins)s::text[]);
 
 -- name: system_find_nodes
--- Roots of complete subtrees of several logs.
-select t.tenant_id, 0::smallint as level, t.sequence as index, t.leaf_hash as hash
+-- Roots of complete subtrees of several logs, each place sought as for a proof.
+select wanted.log as tenant_id, 0::smallint as level, t.sequence as index, t.leaf_hash as hash
 from unnest(%(logs)s::text[], %(levels)s::smallint[], %(indices)s::bigint[]) as wanted(log, level, index)
-join audit_tree t on wanted.level = 0 and t.tenant_id = wanted.log and t.sequence = wanted.index
+cross join lateral (
+    select sequence, leaf_hash from audit_tree
+    where tenant_id = wanted.log and sequence >= wanted.index order by sequence limit 1
+) t
+where wanted.level = 0 and t.sequence = wanted.index
 union all
-select n.tenant_id, n.level, n.index, n.hash
+select wanted.log, wanted.level, wanted.index, n.hash
 from unnest(%(logs)s::text[], %(levels)s::smallint[], %(indices)s::bigint[]) as wanted(log, level, index)
-join audit_nodes n on n.tenant_id = wanted.log and n.level = wanted.level and n.index = wanted.index;
+cross join lateral (
+    select hash from audit_nodes
+    where tenant_id = wanted.log and level = wanted.level and index = wanted.index limit 1
+) n;
 
 -- name: system_count_logs
 -- How many logs there are, and how many of them cannot go on.
