@@ -12,10 +12,20 @@ from held;
 -- The tenant's first admission makes its lock row; a concurrent first one waits here. tenant_id has one such row.
 insert into admission_accounts (tenant_id, account) values (%(tenant_id)s, '') on conflict do nothing;
 
+-- name: admission_look
+-- Let what follows read accounts as of a moment, without the lock; tenant_id plays no part.
+select set_config('jobengine.decided_at', (%(now)s::timestamptz)::text, true);
+
 -- name: admission_expire
 -- End the leases of tenant_id that nobody renewed in time; the caller takes them out of the sums under the same lock.
+-- The order leaves the planner one way, by leases_live: on a young table every index looks as good, a plan is kept, and
+-- by the key it would read all live leases at each decision.
 update leases set ended_at = decided_at(), ending = 'expired'
-where tenant_id = %(tenant_id)s and ended_at is null and expires_at <= decided_at()
+where tenant_id = %(tenant_id)s and lease_id = any(array(
+    select due.lease_id from leases due
+    where due.tenant_id = %(tenant_id)s and due.ended_at is null and due.expires_at <= decided_at()
+    order by due.expires_at
+))
 returning lease_id, job_type, slots, kind, fencing_token, expires_at;
 
 -- name: admission_forget_hour
@@ -172,16 +182,18 @@ select lease_id, quota_id, job_type, slots, kind, job_id, fencing_token, expires
 from leases where tenant_id = %(tenant_id)s and lease_id = any(%(lease_ids)s::uuid[]);
 
 -- name: lease_extend_many
--- Move the ends of live leases of tenant_id.
+-- Move the ends of live leases of tenant_id. Not "is null": a plan made on a young table would read all live leases.
 update leases l set expires_at = m.expires_at, lease_seconds = m.lease_seconds
 from unnest(%(lease_ids)s::uuid[], %(ends)s::timestamptz[], %(seconds)s::integer[]) as m(lease_id, expires_at, lease_seconds)
-where l.tenant_id = %(tenant_id)s and l.lease_id = m.lease_id and l.ended_at is null
+where l.tenant_id = %(tenant_id)s and l.lease_id = m.lease_id and l.lease_id = any(%(lease_ids)s::uuid[])
+    and coalesce(l.ended_at, 'infinity') = 'infinity'
 returning l.lease_id;
 
 -- name: lease_end_many
 -- End live leases of tenant_id that were given back; the caller takes them out of the sums under the same lock.
+-- Not "is null": a plan made on a young table would read all live leases.
 update leases set ended_at = %(now)s, ending = 'released'
-where tenant_id = %(tenant_id)s and lease_id = any(%(lease_ids)s::uuid[]) and ended_at is null
+where tenant_id = %(tenant_id)s and lease_id = any(%(lease_ids)s::uuid[]) and coalesce(ended_at, 'infinity') = 'infinity'
 returning lease_id;
 
 -- name: lease_extend

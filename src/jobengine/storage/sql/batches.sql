@@ -1,3 +1,6 @@
+-- A plan is made while tables are young and every way through them looks as good, and is kept. So whatever joins a list
+-- says the list a second time, as `= any(…)`: then the key's index is the way, and no batch of the tenant but these is read.
+
 -- name: batch_add
 -- Make partitions of a backfill of tenant_id ready: from now on they are batches with ids; a retried one has its own.
 insert into batches (tenant_id, batch_id, backfill_id, partition_index, job_type, window_start, window_end, status)
@@ -74,7 +77,7 @@ update batches b set status = 'running', attempts = b.attempts + 1, fencing_toke
     lease_expires_at = s.expires_at, error = null
 from unnest(%(batch_ids)s::uuid[], %(fencing_tokens)s::bigint[], %(lease_ids)s::uuid[], %(ends)s::timestamptz[])
     as s(batch_id, fencing_token, lease_id, expires_at)
-where b.tenant_id = %(tenant_id)s and b.batch_id = s.batch_id
+where b.tenant_id = %(tenant_id)s and b.batch_id = s.batch_id and b.batch_id = any(%(batch_ids)s::uuid[])
 returning b.batch_id, b.window_start, b.window_end, b.attempts, b.checkpoint;
 
 -- name: attempt_add
@@ -110,14 +113,16 @@ left join lateral (
 -- End the live leases that batches of tenant_id ran under; the caller takes them out of the sums under the same lock.
 update leases l set ended_at = %(now)s, ending = e.ending
 from unnest(%(lease_ids)s::uuid[], %(endings)s::text[]) as e(lease_id, ending)
-where l.tenant_id = %(tenant_id)s and l.lease_id = e.lease_id and l.ended_at is null
+where l.tenant_id = %(tenant_id)s and l.lease_id = e.lease_id and l.lease_id = any(%(lease_ids)s::uuid[])
+    and coalesce(l.ended_at, 'infinity') = 'infinity'
 returning l.lease_id, l.job_id, l.job_type, l.slots, l.kind, l.fencing_token, l.expires_at;
 
 -- name: attempt_end
 -- End live attempts at batches of tenant_id; their claims are final with 'completed' and free again with 'lost'.
 update batch_attempts a set state = e.state, ended_at = %(now)s
 from unnest(%(batch_ids)s::uuid[], %(fencing_tokens)s::bigint[], %(states)s::text[]) as e(batch_id, fencing_token, state)
-where a.tenant_id = %(tenant_id)s and a.batch_id = e.batch_id and a.fencing_token = e.fencing_token and a.state = 'live';
+where a.tenant_id = %(tenant_id)s and a.batch_id = e.batch_id and a.fencing_token = e.fencing_token and a.state = 'live'
+    and a.batch_id = any(%(batch_ids)s::uuid[]);
 
 -- name: batch_end
 -- End the runs of batches of tenant_id: for good, or back to waiting until not_before.
@@ -127,7 +132,7 @@ update batches b set status = e.status, not_before = e.not_before, attempts = e.
 from unnest(%(batch_ids)s::uuid[], %(statuses)s::text[], %(not_before)s::timestamptz[], %(attempts)s::integer[],
     %(errors)s::text[], %(events_processed)s::bigint[], %(events_duplicates)s::bigint[], %(events_failed)s::bigint[])
     as e(batch_id, status, not_before, attempts, error, processed, duplicates, failed)
-where b.tenant_id = %(tenant_id)s and b.batch_id = e.batch_id;
+where b.tenant_id = %(tenant_id)s and b.batch_id = e.batch_id and b.batch_id = any(%(batch_ids)s::uuid[]);
 
 -- name: system_find_batch_work
 -- Tenants with a batch that is due for one of these handlers, or with a running batch that is overdue. Only backfills at
