@@ -4,6 +4,7 @@ import asyncio
 import itertools
 
 import pytest
+from tests.conftest import PassTime
 from tests.factories import LIMITS, Api, expect_problem
 
 MEMBERS = {
@@ -351,3 +352,17 @@ async def test_the_summary_adds_up_by_job_type(api: Api) -> None:
     assert (by_type["load"]["paused"], by_type["load"]["denials_last_hour"]) == (True, {"paused": 1})
     assert (by_type[None]["active"], by_type[None]["utilisation"]) == (4, 0.4)
     assert (by_type["unlisted"]["quota_id"], by_type["unlisted"]["max_active"]) == (None, 10)
+
+
+async def test_tokens_are_shown_as_the_next_decision_counts_them(api: Api, later: PassTime) -> None:
+    """A raised refill rate acts from its own time on, not on the minutes before it."""
+    quota = await api.quota(burst=10, refill_per_second=0.001)
+    for _ in range(4):
+        assert (await api.admit()).status_code == 201
+    await later(api.tenant_id, 60)
+
+    changed = await api.patch(f"/quotas/{quota['quota_id']}", {"limits": {"refill_per_second": 0.01}})
+
+    assert changed.status_code == 200, changed.text
+    shown = (await api.get(f"/quotas/{quota['quota_id']}")).json()["usage"]["tokens"]
+    assert 6 <= shown < 6.5

@@ -4,9 +4,9 @@ Instants and amounts are exact: a bucket's level is an integer number of 10^-12 
 millionths of a token per second are just that. A floor at each grant would lose the fraction (and did, elsewhere).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
@@ -24,7 +24,6 @@ from jobengine.quota.standing import (
 )
 
 Kind = Literal["live", "backfill"]
-HOUR = timedelta(hours=1)
 WHOLE_TENANT = ""
 
 
@@ -222,7 +221,8 @@ def slot_maximum(account: Account, kind: Kind, backfill_share: Decimal) -> int:
     return standing.backfill_most if kind == "backfill" else standing.live_most
 
 
-def _blocking(ask: Ask, account: Account, share: Decimal, now: datetime) -> list[Blocking]:
+def blocking_limits(ask: Ask, account: Account, share: Decimal, now: datetime) -> list[Blocking]:
+    """Return what of one account's limits is in the way of *ask* at *now*."""
     standing, micros = account.standing(share), micros_of(now)
     return list(
         _told(ask, account, standing, standing.blocked(ask.slots, micros, ask.kind == "backfill"), micros=micros)
@@ -254,108 +254,3 @@ def _taken(account: Account, after: Standing, now: datetime) -> Account:
         account.name, account.quota_id, account.limits, account.paused, after.active, after.active_backfill,
         after.granted_hour, after.level, now, waits, account.ahead,
     )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """Slots that a lease gives back at *expires_at* if nobody renews it."""
-
-    expires_at: datetime
-    slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What the future holds for one account: its leases, those of backfills, and the hour's admissions, oldest first.
-
-    As much of each as the wait needs is enough.
-    """
-
-    holdings: Sequence[Holding] = ()
-    backfills: Sequence[Holding] = ()
-    grants: Sequence[tuple[datetime, int]] = field(default=())
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What was asked, when, and under which share of backfills."""
-
-    ask: Ask
-    backfill_share: Decimal
-    now: datetime
-
-
-def explain(denied: Denied, question: Question, accounts: Sequence[Account], outlooks: Mapping[str, Outlook]) -> Denied:
-    """Add to each blocking limit how long to wait: waiting that long, alone, and asking again succeeds there."""
-    by_name = {account.name: account for account in accounts}
-
-    def explained(found: Blocking) -> Blocking:
-        name = found.job_type or WHOLE_TENANT
-        wait = _wait_through(found, question, by_name[name], outlooks.get(name, Outlook()))
-        return replace(found, retry_after_seconds=None if wait is None else wait.total_seconds())
-
-    return Denied(tuple(explained(found) for found in denied.blocking))
-
-
-def _wait_through(found: Blocking, question: Question, account: Account, outlook: Outlook) -> timedelta | None:
-    # An override may end before the wait does: then the wait is that of the lower limits after it.
-    phases = [account.limits, *(limits for _, limits in account.ahead)]
-    ends = [*(end for end, _ in account.ahead), None]
-    for limits, end in zip(phases, ends, strict=True):
-        under = replace(account, limits=limits)
-        wait = None
-        if question.ask.slots <= limits.max_active:
-            [same] = _same(found, _blocking(question.ask, under, question.backfill_share, question.now))
-            wait = _wait(same, under, outlook, question.now)
-        if wait is None or end is None or question.now + wait < end:
-            return wait
-    return None
-
-
-def _same(found: Blocking, blocking: Iterable[Blocking]) -> list[Blocking]:
-    return [other for other in blocking if (other.limit, other.by_share) == (found.limit, found.by_share)]
-
-
-def longest_wait(denied: Denied) -> float | None:
-    """Return the seconds until every blocking limit has given way; None if one of them never does by itself."""
-    waits = [found.retry_after_seconds for found in denied.blocking]
-    known = [wait for wait in waits if wait is not None]
-    return max(known) if known and len(known) == len(waits) else None
-
-
-def _wait(found: Blocking, account: Account, outlook: Outlook, now: datetime) -> timedelta | None:
-    match found.limit:
-        case LimitKind.PAUSED:
-            return None
-        case LimitKind.MAX_ACTIVE:
-            return _until_slots(found, outlook.backfills if found.by_share else outlook.holdings, now)
-        case LimitKind.MAX_PER_HOUR:
-            return _until_hour(found, outlook.grants, now)
-        case LimitKind.RATE:
-            return _until_token(account, now)
-
-
-def _until_slots(found: Blocking, holdings: Sequence[Holding], now: datetime) -> timedelta | None:
-    surplus = found.surplus
-    for holding in sorted(holdings, key=lambda held: held.expires_at):
-        surplus -= holding.slots
-        if surplus <= 0:
-            return holding.expires_at - now
-    return None
-
-
-def _until_hour(found: Blocking, grants: Sequence[tuple[datetime, int]], now: datetime) -> timedelta | None:
-    surplus = found.surplus
-    if found.maximum < 1:
-        return None
-    for at, granted in grants:
-        surplus -= granted
-        if surplus <= 0:
-            return at + HOUR - now
-    return None
-
-
-def _until_token(account: Account, now: datetime) -> timedelta | None:
-    if account.limits.burst < 1 or account.refill_micro == 0:
-        return None
-    return timedelta(microseconds=-(-(TOKEN - account.level_pico(now)) // account.refill_micro))

@@ -8,8 +8,18 @@ from typing import Any
 
 from jobengine.errors import Conflict, NotFound
 from jobengine.ids import new_id
-from jobengine.quota.admission import WHOLE_TENANT, Account, Admitted, Ask, Denied, Kind, Question, TooManySlots, decide
-from jobengine.quota.admission import explain as explain_denial
+from jobengine.quota.admission import (
+    WHOLE_TENANT,
+    Account,
+    Admitted,
+    Ask,
+    Denied,
+    Kind,
+    TooManySlots,
+    decide,
+)
+from jobengine.quota.waiting import Question, foreseen
+from jobengine.quota.waiting import explain as explain_denial
 from jobengine.storage.admission_outlook import Outlooks
 from jobengine.storage.admission_reads import Accounts, Row, account_reads, count_slots, read_accounts
 from jobengine.storage.arrays import plain_array, text_array
@@ -206,11 +216,13 @@ class AdmissionDesk:
     async def _explain(self, denied: Denied, ask: Ask, concerned: Sequence[Account]) -> Denied:
         # A batch of a thousand equal questions must not look at the leases a thousand times, under the tenant's lock.
         if (ask.kind, denied) not in self._explained:
+            question = Question(ask, self.policy.backfill_share, self.now)
             outlooks = {
-                account.name: await self._outlooks.of(account, denied.blocking, self._granted[account.name])
+                account.name: await self._outlooks.of(
+                    account, [*denied.blocking, *foreseen(question, account)], self._granted[account.name]
+                )
                 for account in concerned
             }
-            question = Question(ask, self.policy.backfill_share, self.now)
             self._explained[ask.kind, denied] = explain_denial(denied, question, concerned, outlooks)
         return self._explained[ask.kind, denied]
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from jobengine.quota.admission import WHOLE_TENANT, Account, Ask, Blocking, Holding, Kind, LimitKind, Outlook
+from jobengine.quota.admission import WHOLE_TENANT, Account, Ask, Blocking, Kind, LimitKind
+from jobengine.quota.waiting import Holding, Outlook
 from jobengine.storage.admission_reads import Row
 from jobengine.storage.database import Transaction
 
@@ -40,23 +41,25 @@ class Outlooks:
 
     async def of(self, account: Account, blocking: Iterable[Blocking], granted_now: int) -> Outlook:
         """Return what waits for *account*'s limits hang on, as much of it as they need."""
-        holdings: list[Holding] = []
-        backfills: list[Holding] = []
-        grants: list[tuple[datetime, int]] = []
         # Where an override ends during the wait, more has to go.
         last = account.ahead[-1][1] if account.ahead else account.limits
-        for found in blocking:
-            if found.job_type != account.job_type:
-                continue
-            if found.limit is LimitKind.MAX_PER_HOUR:
-                most = found.surplus + account.limits.max_per_hour - last.max_per_hour
-                rows = await self._rows("admission_hour", account.name, None, most)
-                grants = [*((row["at"], row["granted"]) for row in rows), (self._now, granted_now)]
-            elif found.limit is LimitKind.MAX_ACTIVE:
-                most = found.surplus + account.limits.max_active - last.max_active
-                kind: Kind | None = "backfill" if found.by_share else None
-                (backfills if kind else holdings).extend(await self._holdings(account.name, kind, most))
-        return Outlook(holdings, backfills, grants)
+        own = [found for found in blocking if found.job_type == account.job_type]
+        hour = [found.surplus for found in own if found.limit is LimitKind.MAX_PER_HOUR]
+        grants: list[tuple[datetime, int]] = []
+        if hour:
+            most = max(hour) + account.limits.max_per_hour - last.max_per_hour
+            rows = await self._rows("admission_hour", account.name, None, most)
+            grants = [*((row["at"], row["granted"]) for row in rows), (self._now, granted_now)]
+        lower = account.limits.max_active - last.max_active
+        slots = {
+            by_share: [f.surplus for f in own if f.limit is LimitKind.MAX_ACTIVE and f.by_share is by_share]
+            for by_share in (False, True)
+        }
+        return Outlook(
+            await self._holdings(account.name, None, max(slots[False]) + lower) if slots[False] else [],
+            await self._holdings(account.name, "backfill", max(slots[True]) + lower) if slots[True] else [],
+            grants,
+        )
 
     async def _holdings(self, account: str, kind: Kind | None, slots: int) -> list[Holding]:
         # Every lease holds a slot or more, so no more leases than slots are needed, and those that are over.

@@ -38,6 +38,13 @@ def account_reads(names: Sequence[str]) -> list[Asked]:
     ]
 
 
+async def look_at_accounts(tx: Transaction, names: Iterable[str], now: datetime) -> dict[str, Account]:
+    """Return accounts as they stand at *now*, for whoever decides nothing: no lock is taken and nothing is changed."""
+    *reads, _ = account_reads(sorted(names))
+    _, *answers = await tx.together(("admission_look", {"now": now}), *reads)
+    return (await read_accounts(tx, now, [*answers, ()])).by_name
+
+
 async def read_accounts(tx: Transaction, now: datetime, answers: Sequence[Sequence[Row]]) -> Accounts:
     """Take in the answers to `account_reads`, and count the buckets of those whose limits have changed."""
     [document], kept, overrides, waiting, forgotten = answers

@@ -1,14 +1,15 @@
 """Quotas as people look at them: with effective limits, use, and the words of the last change."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from jobengine.quota.admission import TOKEN, WHOLE_TENANT, Account
+from jobengine.quota.admission import TOKEN, WHOLE_TENANT
 from jobengine.quota.model import AllocationShare, Limits, Quota, Usage, effective_limits, limits_of
+from jobengine.storage.admission_reads import look_at_accounts
 from jobengine.storage.database import Transaction
 from jobengine.storage.quota import find_policy, find_shares, overrides_in_force, quota_of
 
@@ -53,9 +54,7 @@ async def read_quotas(
     quotas = [quota_of(row) for row in rows]
     overrides = await overrides_in_force(tx, [quota.quota_id for quota in quotas], tx.now)
     effective = [effective_limits(quota.limits, overrides.get(quota.quota_id, ()), tx.now) for quota in quotas]
-    uses = await _usage(
-        tx, {quota.job_type or WHOLE_TENANT: limits for quota, limits in zip(quotas, effective, strict=True)}
-    )
+    uses = await _usage(tx, [quota.job_type or WHOLE_TENANT for quota in quotas])
     shares = await find_shares(tx, [quota.job_type for quota in quotas if quota.job_type is not None])
     return [
         QuotaReading(
@@ -70,14 +69,17 @@ async def read_quotas(
     ]
 
 
-async def _usage(tx: Transaction, limits: Mapping[str, Limits]) -> dict[str, Usage]:
-    found: dict[str, Usage] = {}
-    for row in await tx.all("usage", accounts=list(limits), now=tx.now):
-        level = None if row["bucket_pico"] is None else int(row["bucket_pico"])
-        account = Account(row["account"], None, limits[row["account"]], bucket_pico=level, bucket_at=row["bucket_at"])
-        tokens = Decimal(account.level_pico(tx.now)) / TOKEN
-        found[row["account"]] = Usage(row["active"], row["active_backfill"], row["granted_hour"], tokens)
-    return found
+async def _usage(tx: Transaction, names: Iterable[str]) -> dict[str, Usage]:
+    accounts = await look_at_accounts(tx, names, tx.now)
+    return {
+        row["account"]: Usage(
+            row["active"],
+            row["active_backfill"],
+            row["granted_hour"],
+            Decimal(accounts[row["account"]].level_pico(tx.now)) / TOKEN,
+        )
+        for row in await tx.all("usage", accounts=list(accounts), now=tx.now)
+    }
 
 
 async def read_drift(tx: Transaction, now: datetime) -> list[Drift]:

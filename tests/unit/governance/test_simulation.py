@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from jobengine.governance.simulation import Moment, Question
 from jobengine.governance.simulation_replay import simulate
-from jobengine.quota.admission import HOUR, WHOLE_TENANT, Account, Admitted, Ask, decide
+from jobengine.quota.admission import WHOLE_TENANT, Account, Admitted, Ask, decide
 from jobengine.quota.model import Limits
 from jobengine.quota.standing import micros_of
+from jobengine.quota.waiting import HOUR
 from jobengine.storage.asks import AskLog, _Reader
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -122,9 +123,8 @@ class World:
 
 
 def read(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as the database gives it back."""
-    arrays = {name: [int(n) for n in value[1:-1].split(",")] for name, value in row.items() if str(value)[0] == "{"}
-    return {**row, **arrays, "micros": micros_of(row["at"]), "share": str(row["share"])}
+    """Return a row as the database gives it back: arrays as their text."""
+    return {**row, "micros": micros_of(row["at"]), "share": str(row["share"])}
 
 
 def asking(account: str = "scan", **limits: int) -> Question:

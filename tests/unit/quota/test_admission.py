@@ -16,17 +16,13 @@ from jobengine.quota.admission import (
     Ask,
     Blocking,
     Denied,
-    Holding,
     LimitKind,
-    Outlook,
-    Question,
     TooManySlots,
     decide,
-    explain,
-    longest_wait,
     slot_maximum,
 )
 from jobengine.quota.model import Limits
+from jobengine.quota.waiting import Holding, Outlook, Question, explain, longest_wait
 
 SCAN = Ask("scan")
 Decision = Admitted | Denied | TooManySlots
@@ -120,6 +116,34 @@ def test_each_wait_counts_with_overrides_that_end(worlds: Worlds, steps: list[tu
             assert not isinstance(then, TooManySlots)
             blocking = then.blocking if isinstance(then, Denied) else ()
             assert (found.limit, found.by_share) not in {(other.limit, other.by_share) for other in blocking}
+
+
+@given(raised_both, steps)
+def test_whoever_waits_the_longest_is_admitted(worlds: Worlds, steps: list[tuple[timedelta, Ask]]) -> None:
+    """Though by then an override may be over that keeps a limit from blocking now."""
+    now = NOW
+    for gap, question in steps:
+        now += gap
+        answer = ask(worlds, question, now)
+        if isinstance(answer, Denied) and (longest := longest_wait(answer)) is not None:
+            later = now + timedelta(seconds=longest)
+            accounts = [world.account(later) for world in worlds]
+            then = decide(question, accounts, backfill_share=SHARE, now=later)
+            assert isinstance(then, Admitted), then
+
+
+def test_a_wait_counts_with_an_override_of_another_limit() -> None:
+    """The bucket gives way after a second; by then the raise that leaves a slot free is over, and a lease lasts."""
+    end, until = NOW + timedelta(seconds=0.5), NOW + timedelta(seconds=60)
+    account = Account(
+        "scan", "q", limits(max_active=2), active=1, bucket_pico=0, bucket_at=NOW, ahead=((end, limits(max_active=1)),)
+    )
+    answer = decide(SCAN, [account], backfill_share=SHARE, now=NOW)
+    assert isinstance(answer, Denied)
+
+    told = explain(answer, Question(SCAN, SHARE, NOW), [account], {"scan": Outlook([Holding(until, 1)])})
+
+    assert [(found.limit.value, found.retry_after_seconds) for found in told.blocking] == [("rate", 60)]
 
 
 @given(both, st.sampled_from([1, 2, 3]))

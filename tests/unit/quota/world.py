@@ -9,8 +9,9 @@ from fractions import Fraction
 from hypothesis import strategies as st
 from tests.factories import NOW
 
-from jobengine.quota.admission import HOUR, WHOLE_TENANT, Account, Ask, Holding, LimitKind, Outlook
+from jobengine.quota.admission import WHOLE_TENANT, Account, Ask, LimitKind
 from jobengine.quota.model import Limits
+from jobengine.quota.waiting import HOUR, Holding, Outlook
 
 SHARE = Decimal("0.5")
 
