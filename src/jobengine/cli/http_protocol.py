@@ -1,7 +1,7 @@
 """Bounds on what a connection may send before it is a request: uvicorn with httptools has none of its own."""
 
 import asyncio
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -15,6 +15,40 @@ _TOO_LARGE: Final = (
     b"content-type: text/plain; charset=utf-8\r\ncontent-length: 33\r\nconnection: close\r\n\r\n"
     b"The head of the request is large.\n"
 )
+
+
+# What more than this waits for the end of the loop's turn is written at once.
+_MOST_GATHERED: Final = 64 * 1024
+
+
+class _Gathering:
+    """A transport that sends what one turn of the loop writes at once: head and body of an answer in one packet."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._gathered: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._gathered:
+            self._loop.call_soon(self._flush)
+        self._gathered.append(data)
+        self._size += len(data)
+        if self._size > _MOST_GATHERED:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._gathered:
+            data, self._gathered, self._size = b"".join(self._gathered), [], 0
+            self._transport.write(data)
 
 
 class _HeadTooLarge(httptools.HttpParserError):
@@ -38,7 +72,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Expect a request."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _Gathering(transport, self.loop)))
         # One event for all connections: they are given the same state.
         self._ending: asyncio.Event = self.app_state.setdefault(ENDING, asyncio.Event())
         self._expect(self.head_seconds)

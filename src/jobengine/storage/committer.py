@@ -21,6 +21,8 @@ MOST_AT_ONCE: Final = 6
 """Transactions at a time, of all tenants: half of the connections, so that other requests find one too."""
 MOST_IN_A_GROUP: Final = 256
 """Decisions of a group; a single call that asks for more is a group of its own."""
+ANSWERS_IN_A_ROW: Final = 8
+"""Answers written before the loop looks after others again: a group's answers bring as many new questions at once."""
 MOST_WAITING: Final = 16_384
 MOST_WAITING_OF_A_TENANT: Final = 8_192
 
@@ -123,9 +125,11 @@ class AdmissionCommitter:
         except Exception as error:  # noqa: BLE001 - one poisoned request must not fail its neighbours
             await self._in_halves(tenant_id, group, error)
             return
-        for item, outcome in zip(group, outcomes, strict=True):
+        for told, (item, outcome) in enumerate(zip(group, outcomes, strict=True), 1):
             if not item.outcome.done():
                 item.outcome.set_result(outcome)
+            if told % ANSWERS_IN_A_ROW == 0:
+                await asyncio.sleep(0)
 
     async def _in_halves(self, tenant_id: str, group: Sequence[_Waiting], error: Exception) -> None:
         if len(group) == 1 or isinstance(error, Unavailable | psycopg.OperationalError):

@@ -10,10 +10,12 @@ from litestar import Response, Router, delete, get, post
 from jobengine.audit.act import Act, Family
 from jobengine.audit.actions import Action
 from jobengine.audit.model import Resource
+from jobengine.bootstrap import Plane
 from jobengine.clock import format_time
 from jobengine.errors import JobengineError
 from jobengine.metrics import note_admission
-from jobengine.quota.admission import Ask, Blocking, Denied, TooManySlots, longest_wait
+from jobengine.quota.admission import Ask, Blocking, Denied, TooManySlots
+from jobengine.quota.waiting import longest_wait
 from jobengine.storage.admission import Answer as Decided
 from jobengine.storage.admission import Lease, Repeated, force_out, lease_of
 from jobengine.storage.admission_group import (
@@ -32,7 +34,9 @@ from jobengine.storage.database import Transaction
 from jobengine.web.edge import Answer, Edge, Refusal, known_id, needs, respond
 from jobengine.web.fields import JobType, Printable
 from jobengine.web.pages import DEFAULT_SIZE, JobTypeFilter, PageSize, PageToken
+from jobengine.web.strict_json import read_json
 
+ADMIT = "orch:admit"
 MAX_BATCH = 1_000
 MAX_BATCH_BODY = 4 * 2**20
 HOUR_SECONDS = 3_600
@@ -108,26 +112,52 @@ class BlockingView(msgspec.Struct):
     retry_after_seconds: float | None
 
 
-@post("/admissions", opt=needs("orch:admit"), status_code=201)
+def plain_operation(rest: str, body: bytes, client_id: str) -> tuple[Operation, str] | None:
+    """Return what a request about one lease asks for, and its route, both after ``/admissions``; None: nothing here.
+
+    Raises what `read_json` raises, and NotFound for what can be no lease.
+    """
+    match rest.split("/"):
+        case [""]:
+            return Acquire(read_json(body, NewAdmission).ask(), client_id), ""
+        case ["", lease_id, "renew"]:
+            renewal = read_json(body, Renewal)
+            known = known_id(lease_id, "lease")
+            return Renew(known, renewal.fencing_token, renewal.lease_seconds), "/{lease_id}/renew"
+        case ["", lease_id, "release"]:
+            giving = read_json(body, Giving)
+            return Release(known_id(lease_id, "lease"), giving.fencing_token), "/{lease_id}/release"
+        case _:
+            return None
+
+
+async def carry_out(plane: Plane, tenant_id: str, operation: Operation, trace_id: str) -> Response[Any]:
+    """Do what *operation* says, in a group with others of its tenant, and answer; raises what it was refused with."""
+    outcome = await plane.committer.carry_out(tenant_id, operation)
+    _count(plane, tenant_id, operation, outcome)
+    return respond(_answer(operation, outcome), trace_id)
+
+
+@post("/admissions", opt=needs(ADMIT), status_code=201)
 async def acquire(edge: Edge, data: NewAdmission) -> Response[LeaseView]:
     """Ask for slots; all limits decide at once."""
     return await _carry_out(edge, Acquire(data.ask(), edge.principal.client_id))
 
 
-@post("/admissions/batch", opt=needs("orch:admit"), status_code=200, request_max_body_size=MAX_BATCH_BODY)
+@post("/admissions/batch", opt=needs(ADMIT), status_code=200, request_max_body_size=MAX_BATCH_BODY)
 async def acquire_many(edge: Edge, data: NewAdmissions) -> Response[dict[str, Any]]:
     """Ask many times at once; each answer stands at its question's place."""
     asks = tuple(request.ask() for request in data.requests)
     return await _carry_out(edge, AcquireMany(asks, edge.principal.client_id))
 
 
-@post("/admissions/{lease_id:str}/renew", opt=needs("orch:admit"), status_code=200)
+@post("/admissions/{lease_id:str}/renew", opt=needs(ADMIT), status_code=200)
 async def renew_lease(edge: Edge, lease_id: str, data: Renewal) -> Response[LeaseView]:
     """Keep a lease for longer."""
     return await _carry_out(edge, Renew(known_id(lease_id, "lease"), data.fencing_token, data.lease_seconds))
 
 
-@post("/admissions/{lease_id:str}/release", opt=needs("orch:admit"), status_code=204)
+@post("/admissions/{lease_id:str}/release", opt=needs(ADMIT), status_code=204)
 async def release_lease(edge: Edge, lease_id: str, data: Giving) -> Response[None]:
     """Give a lease back; saying so again within the hour is fine."""
     return await _carry_out(edge, Release(known_id(lease_id, "lease"), data.fencing_token))
@@ -135,13 +165,11 @@ async def release_lease(edge: Edge, lease_id: str, data: Giving) -> Response[Non
 
 async def _carry_out(edge: Edge, operation: Operation) -> Response[Any]:
     if not edge.has_idempotency_key:
-        outcome = await edge.plane.committer.carry_out(edge.tenant_id, operation)
-        _count(edge, outcome, renewing=isinstance(operation, Renew))
-        return respond(_answer(operation, outcome), edge.trace_id)
+        return await carry_out(edge.plane, edge.tenant_id, operation, edge.trace_id)
 
     async def work(tx: Transaction, act: Act) -> Answer | Refusal:  # noqa: ARG001 - the signature of a work
         [outcome] = await decide_group(tx, [operation])
-        tx.when_committed(lambda: _count(edge, outcome, renewing=isinstance(operation, Renew)))
+        tx.when_committed(lambda: _count(edge.plane, edge.tenant_id, operation, outcome))
         return _answer(operation, outcome)
 
     # The answer is kept in the transaction that made it, so this one goes alone.
@@ -199,12 +227,12 @@ def _answer(operation: Operation, outcome: Outcome) -> Answer | Refusal:
             raise outcome
 
 
-def _count(edge: Edge, outcome: Outcome, *, renewing: bool = False) -> None:
-    tenant_id = edge.tenant_id if edge.plane.settings.metrics_port else None
+def _count(plane: Plane, tenant: str, operation: Operation, outcome: Outcome) -> None:
+    tenant_id = tenant if plane.settings.metrics_port else None
     for item in outcome.items if isinstance(outcome, Answers) else (outcome,):
         match item:
             case Lease():
-                note_admission("renewed" if renewing else "granted", tenant_id=tenant_id)
+                note_admission("renewed" if isinstance(operation, Renew) else "granted", tenant_id=tenant_id)
             case Repeated():
                 note_admission("repeated", tenant_id=tenant_id)
             case Denied(blocking):

@@ -32,6 +32,7 @@ from jobengine.web.problems import HANDLERS
 from jobengine.web.quota_changes import quota_changes
 from jobengine.web.quota_use import quota_use
 from jobengine.web.quotas import quotas
+from jobengine.web.short_way import short_way
 from jobengine.web.simulation import simulation
 
 MAX_BODY_BYTES = 2**20
@@ -82,5 +83,5 @@ def make_app(opened: Callable[[], AbstractAsyncContextManager[Plane]]) -> Litest
         logging_config=None,
     )
     # Around everything, so that what no route takes is seen too.
-    app.asgi_handler = observed(exact_paths(app.asgi_handler))
+    app.asgi_handler = observed(short_way(exact_paths(app.asgi_handler)))
     return app

@@ -34,7 +34,7 @@ JSON = "application/json"
 CALLER = "caller"
 _MAX_NAME = 200
 _NOT_OF_THE_QUERY = {"edge", "data", "request", "scope"}
-_TENANT_HEADERS = (b"x-stellaops-tenant", b"x-stella-tenant")
+TENANT_HEADERS = (b"x-stellaops-tenant", b"x-stella-tenant")
 _TOKEN_PARAMETERS = {"access_token", "token", "bearer_token"}
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
 # JSON is UTF-8 whatever a parameter says; one that says otherwise means something else.
@@ -97,7 +97,7 @@ async def authorize(connection: Request[Any, Any, Any]) -> None:
     if token is None:
         raise Unauthenticated("send an access token: Authorization: Bearer …")
     principal = plane.verify(token)
-    resolved = TenantResolver().resolve(principal, _sent(connection, *_TENANT_HEADERS))
+    resolved = TenantResolver().resolve(principal, _sent(connection, *TENANT_HEADERS))
     if resolved.selected:
         async with plane.database.system() as tx:
             if not await has_tenant(tx, resolved.tenant_id):
