@@ -132,6 +132,8 @@ def plan(*, file: File, prune: bool = False, call: TheCall) -> int:
 def apply(*, file: File, prune: bool = False, expect: str | None = None, call: TheCall) -> None:
     """Make the server say what a file says, one quota after another; stops at the first refusal and tells what is done.
 
+    A raise that has to wait for a second person is asked for once and named: that is no refusal, and ends with 0.
+
     Args:
         file: a TOML file as `quota export` writes it.
         prune: delete quotas that the file does not name; without it they are left alone.

@@ -31,16 +31,17 @@ HOUR: Final = 3_600 * SECOND
 _LAPSED: Final = END | EXPIRED
 _BY_TIME: Final = RATE | MAX_PER_HOUR
 _MILLI: Final = 1_000
-# What became of an ask: granted then, granted now, and not to be counted.
+# What became of an ask: granted then, granted now.
 _DENIED: Final = 0
 _THEN: Final = 1
 _NOW: Final = 2
-_UNCOUNTED: Final = 4
+# Since when a lease of the record is held that is not held here.
+_NEVER: Final = -1
 
 
 def simulate(moments: Iterable[Moment], question: Question) -> Simulation:
     """Decide the recorded asks again under the limits of *question*; *moments* stand in the order of their making."""
-    replay = _Replay(question)
+    replay = Replay(question)
     for moment in moments:
         replay.relive(moment)
     return replay.result()
@@ -48,7 +49,10 @@ def simulate(moments: Iterable[Moment], question: Question) -> Simulation:
 
 @dataclass(slots=True)
 class _Holder:
-    """One account in the replay: its standing, when the hour's admissions were, and how long its leases held."""
+    """One account in the replay: its standing, when the hour's admissions were, and how long its leases held.
+
+    *held* says since when each lease of the record is held, by its token.
+    """
 
     name: str
     standing: Standing
@@ -61,10 +65,10 @@ class _Holder:
 
     def forget_hour(self, micros: int) -> None:
         """Let the admissions go that have left the rolling hour."""
-        hour, since = self.hour, micros - HOUR
+        hour, since, before = self.hour, micros - HOUR, len(self.hour)
         while hour and hour[0] <= since:
             hour.popleft()
-            self.standing.granted_hour -= 1
+        self.standing.granted_hour -= before - len(hour)
 
     def ready_at(self, bits: int, micros: int) -> int | None:
         """Return when time alone will have lifted the limits in *bits*; None where it never does."""
@@ -91,22 +95,22 @@ class _Queue:
     ready: int | None = None
 
     def add(self, slots: int, micros: int) -> None:
-        if slots not in self.since:
+        waiting = self.since.get(slots)
+        if waiting is None:
             insort(self.sizes, slots)
-            self.since[slots] = []
-        self.since[slots].append(micros)
+            waiting = self.since[slots] = []
+        waiting.append(micros)
 
 
-class _Replay:
-    """The tenant's accounts as they would have been."""
+class Replay:
+    """The tenant's accounts as they would have been, moment by moment."""
 
     def __init__(self, question: Question) -> None:
         self._question = question
         self._holders: dict[str, _Holder] = {}
         self._whole = self._asked = _Holder(WHOLE_TENANT, Standing())
         self._lowered: list[_Holder] = []
-        # Leases of the record that are not held here; and those that are held only here, by their ends.
-        self._refused: set[tuple[str, int]] = set()
+        # Leases that are held only here, by their ends.
         self._extra: list[tuple[int, int, _Holder, int, int]] = []
         self._queues: dict[tuple[str, int], _Queue] = {}
         self._waits: list[int] = []
@@ -116,32 +120,34 @@ class _Replay:
         self._last_at: int | None = None
 
     def relive(self, moment: Moment) -> None:
+        """Decide the asks of the next moment."""
+        holders = self._hear_all(moment)
         at = moment.at
-        for told in moment.told:
-            self._hear(told)
-        self._let_wait(moment.waits)
-        holders = [self._holders.get(name) or self._stranger(name) for name in moment.accounts]
+        ask = self._ask if at >= self._question.since else self._recall
         decided = bytearray()
         arrived = freed = False
         for kind, place, slots, seconds, token in zip(
             moment.kinds, moment.places, moment.slots, moment.seconds, moment.tokens, strict=True
         ):
+            holder = holders[place]
             if kind & _LAPSED == _LAPSED:
-                self._lapse(holders[place], kind, slots, token, at - seconds * _MILLI)
+                self._lapse(holder, kind, slots, token, at - seconds * _MILLI)
                 continue
             if not arrived:
                 arrived = self._arrive(holders, at)
             if kind & END:
-                self._end(holders[place], kind, slots, token, at)
+                self._end(holder, kind, slots, token, at)
                 freed = True
-            else:
-                if freed and self._queues:
-                    self._look(at)
-                freed = False
-                decided.append(self._ask(holders[place], kind, slots, (at, seconds, token)))
+                continue
+            if freed:
+                freed = self._look(at)
+            decision = ask(holder, kind, slots, at, (token, seconds))
+            if holder.counts:
+                decided.append(decision)
         self._close(at, decided)
 
     def result(self) -> Simulation:
+        """Return what became of the asks until now."""
         return Simulation(
             self._asks, self._granted, self._would_grant, self._peak, self._wait_p95(), self._changed, self._first_at,
             self._last_at, self._digest.hexdigest(),
@@ -151,17 +157,23 @@ class _Replay:
         if at < self._question.since:
             self._peak = self._asked.standing.active
             return
-        if self._queues:
-            self._look(at)
-        if counted := bytes(decision for decision in decided if decision < _UNCOUNTED):
-            self._digest.update(at.to_bytes(8, "big") + counted)
+        self._look(at)
+        if decided:
+            self._digest.update(at.to_bytes(8, "big") + decided)
             self._first_at = at if self._first_at is None else self._first_at
             self._last_at = at
-            kept, lost, won = (counted.count(decision) for decision in (_THEN | _NOW, _THEN, _NOW))
-            self._asks += len(counted)
+            kept, lost, won = (decided.count(decision) for decision in (_THEN | _NOW, _THEN, _NOW))
+            self._asks += len(decided)
             self._granted += kept + lost
             self._would_grant += kept + won
             self._changed += lost + won
+
+    def _hear_all(self, moment: Moment) -> list[_Holder]:
+        for told in moment.told:
+            self._hear(told)
+        if moment.waits or self._lowered:
+            self._let_wait(moment.waits)
+        return [self._holders.get(name) or self._stranger(name) for name in moment.accounts]
 
     def _hear(self, told: Told) -> None:
         holder = self._holders.get(told.account)
@@ -206,34 +218,37 @@ class _Replay:
             holder.forget_hour(at)
         return True
 
-    def _ask(self, holder: _Holder, kind: int, slots: int, ask: tuple[int, int, int]) -> int:
-        at, seconds, token = ask
-        granted = kind & GRANTED
-        if at < self._question.since:
-            if granted:
-                self._take(holder, slots, at, kind & BACKFILL)
-                holder.held[token] = at
-            return _UNCOUNTED
-        decision = _THEN if granted else _DENIED
-        if self._blocked(holder, slots, at, kind & BACKFILL):
-            if granted:
-                self._refused.add((holder.name, token))
-            if holder.counts:
-                self._queues.setdefault((holder.name, kind & BACKFILL), _Queue()).add(slots, at)
-        else:
-            decision |= _NOW
+    def _recall(self, holder: _Holder, kind: int, slots: int, at: int, lease: tuple[int, int]) -> int:
+        # As it was decided: before the time that is asked about.
+        if kind & GRANTED:
             self._take(holder, slots, at, kind & BACKFILL)
-            if granted:
-                holder.held[token] = at
-            else:
-                self._hold(holder, kind, slots, at, seconds)
-        return decision if holder.counts else _UNCOUNTED
+            holder.held[lease[0]] = at
+        return _DENIED
 
-    def _blocked(self, holder: _Holder, slots: int, at: int, backfill: int) -> int:
-        if bits := holder.standing.blocked(slots, at, backfill):
-            return bits
-        whole = self._whole
-        return whole.standing.blocked(slots, at, backfill) if whole.limited else 0
+    def _ask(self, holder: _Holder, kind: int, slots: int, at: int, lease: tuple[int, int]) -> int:
+        backfill, whole = kind & BACKFILL, self._whole
+        if holder.standing.blocked(slots, at, backfill) or (
+            whole.limited and whole.standing.blocked(slots, at, backfill)
+        ):
+            return self._deny(holder, kind, slots, at, lease[0])
+        self._take(holder, slots, at, backfill)
+        if kind & GRANTED:
+            holder.held[lease[0]] = at
+            return _THEN | _NOW
+        self._hold(holder, kind, slots, at, lease[1])
+        return _NOW
+
+    def _deny(self, holder: _Holder, kind: int, slots: int, at: int, token: int) -> int:
+        if holder.counts:
+            key = holder.name, kind & BACKFILL
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = _Queue()
+            queue.add(slots, at)
+        if not kind & GRANTED:
+            return _DENIED
+        holder.held[token] = _NEVER
+        return _THEN
 
     def _take(self, holder: _Holder, slots: int, at: int, backfill: int) -> None:
         whole = self._whole
@@ -261,13 +276,13 @@ class _Replay:
         self._look(micros)
 
     def _end(self, holder: _Holder, kind: int, slots: int, token: int, micros: int) -> None:
-        if self._refused and (holder.name, token) in self._refused:
-            self._refused.discard((holder.name, token))
+        since = holder.held.pop(token, None)
+        if since == _NEVER:
             return
         backfill = kind & BACKFILL
         holder.standing.give_back(slots, backfill)
         self._whole.standing.give_back(slots, backfill)
-        if (since := holder.held.pop(token, None)) is not None:
+        if since is not None:
             holder.ended += 1
             holder.held_micros += micros - since
 
@@ -278,12 +293,13 @@ class _Replay:
                 self._let_go(queue, queue.ready)
                 self._ask_again(self._holders[name], queue, queue.ready, backfill)
 
-    def _look(self, micros: int) -> None:
-        """Let go whoever would be granted now; a queue that is empty is forgotten."""
+    def _look(self, micros: int) -> bool:
+        """Let go whoever would be granted now; a queue that is empty is forgotten. False: nothing is newly free."""
         for (name, backfill), queue in list(self._queues.items()):
             self._ask_again(self._holders[name], queue, micros, backfill)
             if not queue.sizes:
                 del self._queues[name, backfill]
+        return False
 
     def _ask_again(self, holder: _Holder, queue: _Queue, micros: int, backfill: int) -> None:
         queue.ready = None

@@ -21,7 +21,7 @@ import msgspec
 
 from jobengine.errors import Unavailable
 from jobengine.governance.simulation import Question
-from jobengine.governance.simulation_replay import simulate
+from jobengine.governance.simulation_replay import Replay
 from jobengine.quota.model import Limits, limits_of
 from jobengine.quota.standing import micros_of
 from jobengine.storage.asks import Extent, read_moments
@@ -94,15 +94,18 @@ async def _end(process: Process) -> None:
 
 
 async def _replay(order: _Order) -> dict[str, Any]:
+    # Moment by moment: a million asks at once would take half a gigabyte.
     question = Question(order.account, limits_of(order.limits), micros_of(order.since))
     extent = Extent(order.since, order.until, order.asked, order.older)
+    replay = Replay(question)
     database = Database(order.login, app_connections=1, system_connections=1)
     await database.open()
     try:
-        moments = [moment async for moment in read_moments(database, order.tenant_id, extent)]
+        async for moment in read_moments(database, order.tenant_id, extent):
+            replay.relive(moment)
     finally:
         await database.close()
-    found = simulate(moments, question)
+    found = replay.result()
     return {**found.as_json(), "result_hash": found.result_hash(order.tenant_id, question)}
 
 

@@ -11,15 +11,25 @@ select coalesce(sum(asked) filter (where at >= %(since)s), 0)::bigint as asked,
 from asks
 where tenant_id = %(tenant_id)s and day_slot = any(%(day_slots)s) and at >= %(oldest)s and at <= %(until)s;
 
+-- name: asks_pages
+-- Where pages of so many rows end, of what was decided for tenant_id between two moments.
+select at, record_id
+from (
+    select at, record_id, row_number() over (order by at, record_id) as place
+    from asks
+    where tenant_id = %(tenant_id)s and day_slot = any(%(day_slots)s) and at >= %(since)s and at <= %(until)s
+) as placed
+where place %% %(most)s = 0
+order by at, record_id;
+
 -- name: asks_read
--- What was decided for tenant_id between two moments, in its order, after a cursor.
-select (extract(epoch from at) * 1000000)::bigint as micros, at, record_id, share::text as share, accounts, limits, state,
-    kinds, places, slots, seconds, tokens
+-- What was decided for tenant_id after one place of the record up to another, in its order; arrays as their text.
+select (extract(epoch from at) * 1000000)::bigint as micros, share::text as share, accounts, limits::text, state::text,
+    kinds::text, places::text, slots::text, seconds::text, tokens::text
 from asks
-where tenant_id = %(tenant_id)s and day_slot = any(%(day_slots)s) and at >= %(since)s and at <= %(until)s
-    and (at, record_id) > (%(after)s, %(after_id)s)
-order by at, record_id
-limit %(most)s;
+where tenant_id = %(tenant_id)s and day_slot = any(%(day_slots)s)
+    and (at, record_id) > (%(after)s, %(after_id)s) and (at, record_id) <= (%(upto)s, %(upto_id)s)
+order by at, record_id;
 
 -- name: system_forget_asks
 -- Empty the record of asks of days that are older than so many.
