@@ -24,7 +24,7 @@ from jobengine.authority.refusals import RefusalMeter, SecretThrottle
 from jobengine.authority.tokens import BatchAttempt, Realm, mint_for_batch
 from jobengine.backfill.suppressor import DuplicateSuppressor
 from jobengine.clock import CarriedClock, utc_now
-from jobengine.errors import JobengineError, Unauthenticated
+from jobengine.errors import JobengineError, Unauthenticated, Unavailable
 from jobengine.ids import new_id
 from jobengine.logs import configure_logs
 from jobengine.metrics import CONNECTIONS, SEQUENCED, WAITING
@@ -309,9 +309,19 @@ async def background(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for last in (plane.tell_all_refusals, keeper.drain, heart.stop, keeper.drain, keeper.leave):
-            with suppress(JobengineError):
-                await last()
+        # A database that does not answer the first would let each of the others wait ten seconds too.
+        with suppress(Unavailable):
+            for last in (plane.tell_all_refusals, keeper.drain, heart.stop, keeper.drain, keeper.leave):
+                await _unless_refused(last)
+
+
+async def _unless_refused(step: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await step()
+    except Unavailable:
+        raise
+    except JobengineError as error:
+        _log.warning("background.failed", work="ending", error=str(error))
 
 
 class _LogKeeper:
