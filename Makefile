@@ -1,8 +1,8 @@
 # A fresh machine needs Python 3.11 or newer, make, and the package registry. Everything else lives in .venv.
 
 PYTHON      ?= python3
-# Two processes; a file's tests stay together, so each process starts a database and a server once.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two processes; a file's tests stay together, and files come in the order of tests/conftest.py: the longest first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 LOCK_ARGS   ?=
 
 VENV  := .venv
@@ -40,7 +40,7 @@ bench: $(READY) ## Run every benchmark and print its table
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done
 
 test-external: $(READY) ## Run what stores a second time, on the PostgreSQL of JOBENGINE_TEST_DATABASE_URL
-	$(PY) -m pytest $(PYTEST_ARGS) tests/storage tests/web tests/contract \
+	$(PY) -m pytest $(PYTEST_ARGS) tests/storage tests/web tests/contract/test_conventions.py tests/contract/test_promises.py \
 		$(addprefix tests/acceptance/test_,seed_plan.py concurrency.py tenants_apart.py real_events.py wire.py workers.py workers_elsewhere.py command_line.py) \
 		--ignore=tests/storage/test_embedded.py --ignore=tests/storage/test_embedded_rights.py
 

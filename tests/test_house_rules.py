@@ -44,7 +44,15 @@ SQL = re.compile(
 SUPPRESSION = re.compile(r"#\s*(noqa|type:\s*ignore|pyright:\s*ignore)")
 SUPPRESSION_WITH_REASON = re.compile(r"#\s*(noqa: [A-Z]+\d+(, ?[A-Z]+\d+)*|pyright: ignore\[\w+(, ?\w+)*\])\W+\w+ \w+")
 # What belongs to no tenant: the database's clock, and the one policy of the platform.
-PLATFORM_QUERIES = {"now", "get_policy", "lock_policy", "set_policy", "policy_changes"}
+PLATFORM_QUERIES = {
+    "now",
+    "admission_look",
+    "audit_plan_anew",
+    "get_policy",
+    "lock_policy",
+    "set_policy",
+    "policy_changes",
+}
 NOT_OURS = {"jobengine-data", "__pycache__", "node_modules", "build", "dist"}
 # A broker may not be there; what needs it says so.
 THE_ONE_THAT_SKIPS = "broker/conftest.py"

@@ -1,4 +1,4 @@
-"""One real server for most tests, with clients made on its command line; a caller has a tenant of its own."""
+"""One real server for most tests, with clients made on its database; a caller has a tenant of its own."""
 
 import asyncio
 import os
@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from tests.acceptance.callers import Caller
 from tests.acceptance.serving import EVERY_ROLE, Credentials, Installation, Server, new_tenants, serving
 from tests.factories import forge_token
+from tests.registering import Wanted
 
 from jobengine.bootstrap import Plane, open_plane
 from jobengine.settings import read_settings
@@ -54,7 +55,7 @@ def module_database() -> Iterator[dict[str, str]]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def database() -> Iterator[dict[str, str]]:
     """The setting that names a database of somebody else's server, where JOBENGINE_TEST_DATABASE_URL names one."""
     with outside_database() as found:
@@ -70,11 +71,16 @@ def outside_database() -> Iterator[dict[str, str]]:
         return
     with psycopg.connect(outside, autocommit=True) as owner:
         owner.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        # What tests lose in a power cut, they make again; and jit is off as the embedded server has it: compiling the
+        # queries of young tables costs half a core for each idle server.
+        for setting in ("synchronous_commit", "jit"):
+            change = sql.SQL("alter database {} set {} = off")
+            owner.execute(change.format(sql.Identifier(name), sql.Identifier(setting)))
         yield {"DATABASE_URL": make_conninfo(outside, dbname=name)}
         owner.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory, database: dict[str, str]) -> Iterator[Server]:
     """The one server that most tests call; its log tells of no fault in the end, and holds no token and no secret."""
     installation = Installation.make(tmp_path_factory.mktemp("served"), **database)
@@ -87,16 +93,14 @@ def served(tmp_path_factory: pytest.TempPathFactory, database: dict[str, str]) -
     assert not faults
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def clients(served: Server) -> Clients:
-    """Make the clients; each takes a second or two."""
-    wanted = [
-        ("ours", new_tenants(POOL), EVERY_ROLE),
-        ("theirs", new_tenants(POOL // 4), EVERY_ROLE),
-        ("governor", new_tenants(1), ["Orch.Governor"]),
-    ]
-    with ThreadPoolExecutor(2) as threads:
-        ours, theirs, governor = threads.map(lambda words: served.installation.create_client(*words), wanted)
+    """Make the clients."""
+    ours, theirs, governor = served.installation.create_clients(
+        Wanted("ours", new_tenants(POOL), EVERY_ROLE),
+        Wanted("theirs", new_tenants(POOL // 4), EVERY_ROLE),
+        Wanted("governor", new_tenants(1), ["Orch.Governor"]),
+    )
     return Clients(ours, theirs, governor, iter(ours.tenants), iter(theirs.tenants))
 
 
@@ -124,7 +128,7 @@ def governor(http: httpx2.Client, served: Server, clients: Clients) -> Caller:
     return Caller(http, served.url, clients.governor, clients.governor.tenants[0], ("orch:govern",))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def plane(served: Server) -> Plane:
     """The keys and the realm of the server's installation, read where it keeps them; the rest of it is closed."""
 

@@ -1,6 +1,5 @@
 """A real `jobengine serve` process with a data folder of its own, and the command line beside it."""
 
-import json
 import os
 import signal
 import socket
@@ -15,6 +14,9 @@ from pathlib import Path
 from secrets import token_hex
 from time import monotonic, sleep
 from typing import Any, Final, TypeVar
+
+from tests.clusters import furnish
+from tests.registering import Wanted, make_clients
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BIN: Final = Path(sys.executable).parent
@@ -64,7 +66,7 @@ def new_tenants(count: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What `client create --json` tells, once."""
+    """What `client create` tells, once."""
 
     client_id: str
     secret: str = field(repr=False)
@@ -79,11 +81,19 @@ class Installation:
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def make(cls, folder: Path, job_types: str = JOB_TYPES, **settings: str) -> "Installation":
-        """Write the file of job types; *settings* are further ones, without their prefix."""
+    def make(
+        cls, folder: Path, job_types: str = JOB_TYPES, *, furnished: bool = True, **settings: str
+    ) -> "Installation":
+        """Write the file of job types; *settings* are further ones, without their prefix.
+
+        The embedded database is there, with its tables, unless it is to be made by whoever starts first.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "jobengine.toml").write_text(job_types, "utf-8")
-        return cls(folder, {f"JOBENGINE_{name}": value for name, value in settings.items()})
+        made = cls(folder, {f"JOBENGINE_{name}": value for name, value in settings.items()})
+        if furnished and "DATABASE_URL" not in settings:
+            furnish(made.data_dir)
+        return made
 
     @property
     def data_dir(self) -> Path:
@@ -103,21 +113,17 @@ class Installation:
             command, env=self.environ(**more), capture_output=True, text=True, check=False, timeout=90, cwd=self.folder
         )
 
-    def create_client(self, name: str, tenants: Sequence[str], roles: Sequence[str], *more: str) -> Credentials:
+    def create_client(
+        self, name: str, tenants: Sequence[str], roles: Sequence[str], owner: str | None = None
+    ) -> Credentials:
         """Make a client on the database itself."""
-        chosen = [word for tenant in tenants for word in ("--tenant", tenant)]
-        chosen += [word for role in roles for word in ("--role", role)]
-        made = subprocess.run(
-            [sys.executable, "-m", "jobengine.cli", "client", "create", name, *chosen, *more, "--json"],
-            env=self.environ(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
-        assert made.returncode == 0, made.stderr
-        told = json.loads(made.stdout)
-        return Credentials(told["client_id"], told["client_secret"], tuple(tenants))
+        [made] = self.create_clients(Wanted(name, tenants, roles, owner))
+        return made
+
+    def create_clients(self, *wanted: Wanted) -> list[Credentials]:
+        """Make clients on the database itself, as the command does; the command has tests of its own."""
+        made = make_clients(self.environ(), wanted)
+        return [Credentials(told["client_id"], told["client_secret"], tuple(told["tenants"])) for told in made]
 
     def start(self, *words: str, **more: str) -> "Server":
         """Start a server, with further *words* on its command line, and return at once."""
@@ -181,8 +187,8 @@ class Server:
 
     def is_ready(self) -> bool:
         """Tell whether it answers that it is ready."""
-        # Asked often: the plainest client costs the machine the least.
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        # Asked often: the plainest client costs the machine the least. It hears nothing where nobody takes it in.
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=2)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == HTTPStatus.OK

@@ -18,7 +18,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, "CompletedP
     words = {"own": (), "given": ("--events", str(find_advisories(folder).path))}
     with ThreadPoolExecutor(len(words)) as threads:
         ended = {
-            name: threads.submit(Installation.make(folder / name).run, "demo", *more) for name, more in words.items()
+            name: threads.submit(Installation.make(folder / name, furnished=False).run, "demo", *more)
+            for name, more in words.items()
         }
         return {name: future.result() for name, future in ended.items()}
 
@@ -39,7 +40,7 @@ def test_demo_says_which_line_of_a_file_is_no_event(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"id": "a", "event_time": "2026-01-01T00:00:00Z"}\n{"id": "b"}\n', "utf-8")
 
-    ended = Installation.make(tmp_path / "demo").run("demo", "--events", str(path))
+    ended = Installation.make(tmp_path / "demo", furnished=False).run("demo", "--events", str(path))
 
     assert ended.returncode == 2
     assert f"{path}, line 2" in ended.stderr

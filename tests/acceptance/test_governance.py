@@ -1,7 +1,9 @@
 """Contract section 9 on a real server: pools, kills in the middle of an apply, second persons; soak kills more."""
 
 import asyncio
+import json
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,13 +15,13 @@ from typing import Any, Self
 
 import httpx2
 import pytest
-from tests.acceptance.callers import ROOMY, SMALL, Caller, done
+from tests.acceptance.callers import REASON, ROOMY, SMALL, Caller, done
 from tests.acceptance.conftest import Clients
 from tests.acceptance.serving import EVERY_ROLE, Installation, Server, eventually, new_tenants, serving
 from tests.acceptance.test_concurrency import at_once, statuses
 from tests.factories import expect_problem
 
-KILLS = int(os.environ.get("JOBENGINE_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("JOBENGINE_TEST_KILLS", "10"))
 MOMENTS = [byte / 200 for byte in os.urandom(KILLS)]
 TENANTS, CAPACITY = 40, 600
 APPLY_SECONDS = 60
@@ -236,7 +238,7 @@ def test_nobody_approves_their_own_raise_with_a_second_client_either(caller: Cal
     """Owners are compared, not clients."""
     path, where = raised(caller)
     owner = caller.get(where)["requested_by"]
-    again = served.installation.create_client("again", [caller.tenant], ["Orch.Admin"], "--owner", owner)
+    again = served.installation.create_client("again", [caller.tenant], ["Orch.Admin"], owner)
     second = replace(caller, credentials=again, scopes=("orch:quota",), _tokens={})
 
     for somebody in (caller, second):
@@ -271,3 +273,74 @@ def test_an_emergency_raise_is_made_at_once_and_listed(caller: Caller) -> None:
     [entry] = caller.logged(1, action="quota.emergency")
     [listed] = caller.items("/quota-changes", status="emergency")
     assert (listed["audit_entry_id"], listed["ticket"]) == (entry["entry_id"], entry["ticket"])
+
+
+def typed(served: Server, caller: Caller, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command as the caller."""
+    ours = {"URL": served.url, "CLIENT_ID": caller.credentials.client_id, "TENANT": caller.tenant}
+    secret = {"CLIENT_SECRET": caller.credentials.secret, "QUOTA_REASON": REASON}
+    return served.installation.run(*words, **{f"JOBENGINE_{name}": value for name, value in (ours | secret).items()})
+
+
+def test_simulating_the_limits_of_the_time_gives_history_again(caller: Caller, served: Server) -> None:
+    """The API and the installed command tell the same under the same hash: what became of each ask, and no more."""
+    path = f"/quotas/{caller.quota(**{**ROOMY, 'max_active': 6})['quota_id']}"
+    granted = denied = 0
+    for slots in (1, 2, 3, 4, 1, 2, 5, 1, 1, 3):
+        asked = caller.post("/admissions", {"job_type": "scan", "slots": slots})
+        granted, denied = granted + asked.is_success, denied + (not asked.is_success)
+        if asked.is_success and slots != 2:
+            lease = asked.json()
+            back = caller.post(f"/admissions/{lease['lease_id']}/release", {"fencing_token": lease["fencing_token"]})
+            assert back.status_code == 204
+
+    same = done(caller.post(f"{path}/simulate", {"limits": {"max_active": 6}}), 200)
+    typed_in = typed(served, caller, "quota", "simulate", "scan", "--max-active", "6", "--output", "json")
+    tighter = done(caller.post(f"{path}/simulate", {"limits": {"max_active": 2}}), 200)
+
+    assert (granted > 0, denied > 0) == (True, True)
+    assert (same["asks"], same["granted"], same["denied"]) == (10, granted, denied)
+    assert (same["would_grant"], same["would_deny"]) == (granted, denied)
+    assert json.loads(typed_in.stdout) == same, typed_in.stderr
+    assert tighter["would_deny"] > denied
+    assert (tighter["peak_active"], tighter["result_hash"] != same["result_hash"]) == (2, True)
+
+
+def test_a_file_of_quotas_is_applied_once_and_plans_nothing_the_second_time(
+    caller: Caller, served: Server, tmp_path: Path
+) -> None:
+    """The installed command: a plan ends with 2, an apply with 0, and then plan and apply find nothing to do."""
+    caller.quota(**SMALL)
+    file = tmp_path / "quotas.toml"
+    exported = typed(served, caller, "quota", "export").stdout
+    file.write_text(exported.replace("max_active = 4", "max_active = 7"), "utf-8")
+
+    ended = [
+        typed(served, caller, "quota", *words, "-f", str(file)) for words in (["plan"], ["apply"], ["plan"], ["apply"])
+    ]
+
+    assert [one.returncode for one in ended] == [2, 0, 0, 0], ended
+    assert "max_active 4 → 7" in ended[0].stdout
+    assert ended[1].stdout == "adjusted: scan\n"
+    assert ended[3].stdout == f"tenant {caller.tenant}: nothing to change\n"
+    assert typed(served, caller, "quota", "export").stdout == file.read_text("utf-8")
+
+
+@pytest.mark.usefixtures("_above_double")
+def test_an_applied_raise_that_waits_says_so_and_is_pending_in_the_next_plan(
+    caller: Caller, served: Server, tmp_path: Path
+) -> None:
+    """Exit code 0, for it was asked for; the plan names the change that waits, and a second apply asks for no other."""
+    caller.quota(**SMALL)
+    file = tmp_path / "quotas.toml"
+    file.write_text(
+        typed(served, caller, "quota", "export").stdout.replace("max_active = 4", "max_active = 9"), "utf-8"
+    )
+
+    first, plan, second = (typed(served, caller, "quota", word, "-f", str(file)) for word in ("apply", "plan", "apply"))
+
+    [change] = caller.items("/quota-changes", status="pending")
+    waits = f"waits for a second person: scan (change {change['change_id']})\n"
+    assert (first.returncode, first.stdout, second.stdout) == (0, waits, waits)
+    assert plan.returncode == 2
+    assert f"    waits for a second person: change {change['change_id']}\n" in plan.stdout

@@ -5,15 +5,17 @@ has everything else but the key, which lies outside of it.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.conftest import MakeDatabase
 from tests.storage.audit_logs import KEYS, Log, another_log, open_logs
 
 from jobengine.audit.merkle import Frontier, leaf_hash, new_nodes
+from jobengine.audit.witness import Inconsistent, Submission, cosign, judge, read_cosignature, witness_key
 from jobengine.storage.audit_export import Export, Format, export_log
 from jobengine_verify.cli import main
 from jobengine_verify.notes import open_checkpoint, parse_key
@@ -185,6 +187,53 @@ async def test_yesterdays_backup_is_found_by_todays_checkpoint(log: Log) -> None
     await put_back(log)
 
     assert auditor.first_bad(await exported(log)) == YESTERDAY
+
+
+async def test_what_a_witness_signed_finds_the_backup_without_an_auditor(log: Log) -> None:
+    """Nobody of ours kept anything: the last checkpoint that a witness cosigned is held against it."""
+    await save(log)
+    await log.grow(SINCE_THEN)
+    head = await log.head()
+    key, name = Ed25519PrivateKey.generate(), "witness.example"
+    ours = {head.origin: [KEYS.verifier_key(head.origin)]}
+    seen = judge(Submission(0, (), head.checkpoint), ours, lambda _: None)
+    witnessed = f"{head.checkpoint}{cosign(seen, key, name, 1_800_000_000)}\n"
+    await put_back(log)
+    await log.grow(2 * SINCE_THEN)
+
+    line = witnessed.removeprefix(head.checkpoint)
+    assert read_cosignature(line, witnessed, witness_key(name, key)) == (line.strip(), 1_800_000_000)
+    found = Auditor(str(KEYS.verifier_key(head.origin)), witnessed, b"").judge(await exported(log), with_tiles=False)
+    assert isinstance(found, Tampered)
+    assert found.first_bad == Among(0, YESTERDAY + SINCE_THEN - 1)
+    now = (await log.head()).checkpoint
+    with pytest.raises(Inconsistent):
+        judge(Submission(seen.size, (bytes(32),), now), ours, lambda _: seen)
+
+
+@pytest.mark.parametrize("place", [0, 150, 299])
+@pytest.mark.parametrize("deed", ["edited", "deleted"])
+async def test_what_a_witness_signed_finds_an_entry_that_is_not_as_it_was(log: Log, deed: str, place: int) -> None:
+    """The tiles of that day name it; a log that its owner cannot sign anew is held against the witnessed checkpoint."""
+    await log.grow(SINCE_THEN)
+    auditor = await visit(log)
+    key = Ed25519PrivateKey.generate()
+    seen = KEYS.read(auditor.checkpoint)
+    cosigned = f"{auditor.checkpoint}{cosign(seen, key, 'witness.example', 1_800_000_000)}\n"
+    entry_id = await entry_at(log, place)
+    if deed == "edited":
+        await log.sql(
+            """update audit_entries
+            set leaf = convert_to(replace(convert_from(leaf, 'UTF8'), '"amount":', '"amount":9'), 'UTF8')
+            where tenant_id = %(log)s and entry_id = %(id)s""",
+            id=entry_id,
+        )
+    else:
+        for table in ("audit_texts", "audit_tree", "audit_entries"):
+            await log.sql(f"delete from {table} where tenant_id = %(log)s and entry_id = %(id)s", id=entry_id)
+    await hash_anew(log)
+
+    assert replace(auditor, checkpoint=cosigned).first_bad(await exported(log)) == place
 
 
 async def test_a_backup_that_grew_on_is_found_where_it_parted(log: Log) -> None:

@@ -1,10 +1,12 @@
 """A server that tests share, the tenants on it, and shells to speak with."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 from tests.cli.processes import Service, Shell, Tenant, free_port, serving
+from tests.clusters import furnish
 
 JOB_TYPES = '[job_types.totals]\nhandler = "external"\n'
 
@@ -26,9 +28,21 @@ def new_shell(tmp_path_factory: pytest.TempPathFactory) -> MakeShell:
 
 
 @pytest.fixture(scope="session")
-def service(new_shell: MakeShell) -> Iterator[Service]:
+def furnished_shell(new_shell: MakeShell) -> MakeShell:
+    """Make shells in whose data folder a database waits that was migrated already."""
+
+    def make() -> Shell:
+        shell = new_shell()
+        furnish(Path(shell.settings["JOBENGINE_DATA_DIR"]))
+        return shell
+
+    return make
+
+
+@pytest.fixture(scope="package")
+def service(furnished_shell: MakeShell) -> Iterator[Service]:
     """The server that most tests share, with an embedded PostgreSQL."""
-    with serving(new_shell()) as running:
+    with serving(furnished_shell()) as running:
         yield running
 
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from time import monotonic, sleep
 from typing import IO, Any
 
 import pytest
+from tests.registering import Wanted, make_clients
 
 COMMAND = str(Path(sys.executable).with_name("jobengine"))
 START_SECONDS = 120
@@ -90,11 +91,15 @@ class Service:
     def new_tenant(self, *roles: str) -> Tenant:
         """Make a tenant and its clients."""
         name = f"t-{token_hex(6)}"
-        clients = {role: self.new_client(name, role) for role in roles}
-        return Tenant(name, clients, self.shell.having(URL=self.url))
+        return Tenant(name, self.new_clients([name], *roles), self.shell.having(URL=self.url))
+
+    def new_clients(self, tenants: Sequence[str], *roles: str) -> dict[str, dict[str, str]]:
+        """Make a client of each role in all of these tenants, at once and without a command."""
+        made = make_clients(self.shell.environ, [Wanted(role, tenants, [f"Orch.{role}"]) for role in roles])
+        return dict(zip(roles, made, strict=True))
 
     def new_client(self, tenant: str, role: str) -> dict[str, str]:
-        """Make a client."""
+        """Make a client by the command."""
         made = self.shell.run(
             "client", "create", f"{role}-of-{tenant}", "--tenant", tenant, "--role", f"Orch.{role}", "--json"
         )

@@ -169,9 +169,9 @@ def test_what_an_operator_does_is_in_the_platforms_log(service: Service, tenant:
     assert done_to(made["client_id"]) == [("client.created", "operator"), ("client.disabled", "operator")]
 
 
-def test_a_log_that_was_changed_verifies_with_one(new_shell: Callable[[], Shell]) -> None:
+def test_a_log_that_was_changed_verifies_with_one(furnished_shell: Callable[[], Shell]) -> None:
     """Whoever owns the database can change a row, and is found out."""
-    shell = new_shell()
+    shell = furnished_shell()
     with serving(shell) as service:
         tenant = service.new_tenant("Admin")
         admin = tenant.speaking("Admin")

@@ -65,7 +65,7 @@ def test_a_raise_that_waits_is_approved_by_another_owner(
     service: Service, admin: Shell, governor: Shell, tenant: Tenant
 ) -> None:
     """Set tells which change waits; its own author cannot approve it."""
-    boss = service.new_client(tenant.name, "Admin")
+    boss = service.new_clients([tenant.name], "Admin")["Admin"]
     second = admin.having(CLIENT_ID=boss["client_id"], CLIENT_SECRET=boss["client_secret"])
     viewer = tenant.speaking("Viewer")
     assert admin.run("quota", "create", "raised", *LIMITS).code == 0

@@ -31,7 +31,7 @@ def private_url(service: Service) -> str:
 
 def admit(service: Service, tenant: str, times: int) -> None:
     """Ask for admissions, each over a connection of its own, so that every worker gets some."""
-    client = service.new_client(tenant, "Worker")
+    client = service.new_clients([tenant], "Worker")["Worker"]
     shell = service.shell.having(URL=service.url, CLIENT_ID=client["client_id"], CLIENT_SECRET=client["client_secret"])
     bearer = {"Authorization": f"Bearer {shell.run('token', '--scope', 'orch:admit').out.strip()}"}
     for _ in range(times):
@@ -41,10 +41,10 @@ def admit(service: Service, tenant: str, times: int) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--workers", "2"]], ids=["one process", "two workers"])
 def test_the_private_port_tells_tenants_apart_and_the_public_one_does_not(
-    new_shell: Callable[[], Shell], arguments: list[str]
+    furnished_shell: Callable[[], Shell], arguments: list[str]
 ) -> None:
     """However many workers answer, what they count adds up, and both ports end with the server."""
-    with serving(new_shell().having(METRICS_PORT=str(free_port())), *arguments) as service:
+    with serving(furnished_shell().having(METRICS_PORT=str(free_port())), *arguments) as service:
         admit(service, "acme", ADMISSIONS)
 
         assert sample(private_url(service), "jobengine_tenant_admissions_total", tenant="acme") == ADMISSIONS
@@ -60,9 +60,9 @@ def test_the_private_port_tells_tenants_apart_and_the_public_one_does_not(
         sample(private_url(service), "jobengine_database_up")
 
 
-def test_what_a_lost_worker_counted_stays_counted(new_shell: Callable[[], Shell], tmp_path: Path) -> None:
+def test_what_a_lost_worker_counted_stays_counted(furnished_shell: Callable[[], Shell], tmp_path: Path) -> None:
     """Counters never go back, connections of the dead are none, and the shared folder goes with the server."""
-    shell = Shell({**new_shell().settings, "TMPDIR": str(tmp_path)})
+    shell = Shell({**furnished_shell().settings, "TMPDIR": str(tmp_path)})
     with serving(shell, "--workers", "2") as service:
         [folder] = tmp_path.glob("jobengine-metrics-*")
         admit(service, "acme", ADMISSIONS)
@@ -95,9 +95,9 @@ def test_a_private_port_that_is_taken_is_named(service: Service, new_shell: Call
     assert not Path(shell.settings["JOBENGINE_DATA_DIR"]).exists()
 
 
-def test_a_server_logs_requests_and_a_command_says_nothing(new_shell: Callable[[], Shell]) -> None:
+def test_a_server_logs_requests_and_a_command_says_nothing(furnished_shell: Callable[[], Shell]) -> None:
     """Standard error of a server is JSON lines for machines; that of a command is for its user."""
-    with serving(new_shell().having(LOG_LEVEL="info")) as service:
+    with serving(furnished_shell().having(LOG_LEVEL="info")) as service:
         with httpx2.Client(base_url=service.url, trust_env=False, timeout=30) as http:
             http.get("/api/v1/quotas")
         made = service.shell.run("client", "create", "quiet", "--tenant", "acme", "--role", "Orch.Viewer", "--json")

@@ -69,9 +69,8 @@ def tenants(service: Service) -> Tenants:
     """Tenants that no other test knows, and a client of each role for all of them."""
     names = [f"t-{token_hex(6)}" for _ in range(30)]
     shells: dict[str, Shell] = {}
-    for role in ("Admin", "Viewer", "Worker"):
-        made = service.shell.run("client", "create", role, "--tenant", *names, "--role", f"Orch.{role}", "--json")
-        secret = {"CLIENT_ID": made.document["client_id"], "CLIENT_SECRET": made.document["client_secret"]}
+    for role, made in service.new_clients(names, "Admin", "Viewer", "Worker").items():
+        secret = {"CLIENT_ID": made["client_id"], "CLIENT_SECRET": made["client_secret"]}
         shells[role] = service.shell.having(URL=service.url, **secret)
     return iter([(name, shells) for name in names])
 
@@ -290,10 +289,8 @@ def test_a_viewer_plans_and_applies_nothing(desk: Desk) -> None:
 @pytest.fixture
 def approval(service: Service, tenants: Tenants) -> Iterator[None]:
     """A raise beyond the factor two waits for a second person, for as long as the test runs."""
-    made = service.shell.run(
-        "client", "create", "Governor", "--tenant", next(tenants)[0], "--role", "Orch.Governor", "--json"
-    )
-    secret = {"CLIENT_ID": made.document["client_id"], "CLIENT_SECRET": made.document["client_secret"]}
+    made = service.new_clients([next(tenants)[0]], "Governor")["Governor"]
+    secret = {"CLIENT_ID": made["client_id"], "CLIENT_SECRET": made["client_secret"]}
     governor = service.shell.having(URL=service.url, QUOTA_REASON="two pairs of eyes", **secret)
     assert governor.run("policy", "set", "--approval-above", "2").code == 0
     yield

@@ -146,9 +146,9 @@ def test_a_signal_during_the_start_ends_it_in_order(new_shell: Callable[[], Shel
     assert not (data / "pg" / "postmaster.pid").exists()
 
 
-def test_several_workers_share_the_port_and_survive_a_loss(new_shell: Callable[[], Shell]) -> None:
+def test_several_workers_share_the_port_and_survive_a_loss(furnished_shell: Callable[[], Shell]) -> None:
     """A worker that is killed is replaced; SIGTERM ends them all with exit code 0."""
-    with serving(new_shell(), "--workers", "2") as service:
+    with serving(furnished_shell(), "--workers", "2") as service:
         first = workers_of(service.process)
         assert len(first) == 2
         os.kill(first[0], signal.SIGKILL)
@@ -160,9 +160,9 @@ def test_several_workers_share_the_port_and_survive_a_loss(new_shell: Callable[[
     assert service.process.returncode == Exit.OK
 
 
-def test_workers_end_when_their_supervisor_is_killed(new_shell: Callable[[], Shell]) -> None:
+def test_workers_end_when_their_supervisor_is_killed(furnished_shell: Callable[[], Shell]) -> None:
     """Nobody would ever end them otherwise, and the port would stay taken."""
-    with serving(new_shell(), "--workers", "2") as service:
+    with serving(furnished_shell(), "--workers", "2") as service:
         workers = workers_of(service.process)
         service.process.kill()
         service.process.wait()
@@ -170,9 +170,9 @@ def test_workers_end_when_their_supervisor_is_killed(new_shell: Callable[[], She
         wait_until(lambda: not any(alive(worker) for worker in workers))
 
 
-def test_workers_take_each_others_tokens(new_shell: Callable[[], Shell]) -> None:
+def test_workers_take_each_others_tokens(furnished_shell: Callable[[], Shell]) -> None:
     """Whichever process answers, a token of any of them is good."""
-    with serving(new_shell(), "--workers", "2") as service:
+    with serving(furnished_shell(), "--workers", "2") as service:
         reader = service.new_tenant("Viewer").speaking("Viewer")
 
         assert [reader.run("quota", "list").code for _ in range(4)] == [Exit.OK] * 4

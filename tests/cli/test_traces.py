@@ -63,12 +63,12 @@ def collector() -> Iterator[Collector]:
 
 
 def test_a_server_sends_its_spans_where_the_standard_variable_says(
-    new_shell: Callable[[], Shell], collector: Collector
+    furnished_shell: Callable[[], Shell], collector: Collector
 ) -> None:
     """Requests with tenant, client and ticket, and the drains of the sequencer; what waits is sent at the end."""
-    shell = Shell({**new_shell().settings, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
+    shell = Shell({**furnished_shell().settings, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
     with serving(shell, "--workers", "2") as service:
-        admin = service.new_client("acme", "Admin")
+        admin = service.new_clients(["acme"], "Admin")["Admin"]
         form = {"grant_type": "client_credentials", "scope": "orch:quota", "quota_reason": "launch day"}
         with httpx2.Client(base_url=service.url, trust_env=False, timeout=30) as http:
             answer = http.post(

@@ -101,9 +101,9 @@ def set_back(data: Path, tenant_id: str, rows: dict[str, Any] | None) -> dict[st
     return asyncio.run(work())
 
 
-def test_a_log_is_cosigned_as_it_grows_and_never_set_back(new_shell: Callable[[], Shell], tmp_path: Path) -> None:
+def test_a_log_is_cosigned_as_it_grows_and_never_set_back(furnished_shell: Callable[[], Shell], tmp_path: Path) -> None:
     """The witness remembers through kill -9 what the log forgot; its line stands beneath the checkpoint."""
-    shell, port = new_shell(), free_port()
+    shell, port = furnished_shell(), free_port()
     data = Path(shell.settings["JOBENGINE_DATA_DIR"])
     with serving(shell) as service:
         tenant = service.new_tenant("Auditor")
@@ -131,9 +131,11 @@ def test_a_log_is_cosigned_as_it_grows_and_never_set_back(new_shell: Callable[[]
         assert (code, outcomes[origin]) == (Exit.ERROR, "contradicted")
 
 
-def test_a_witness_that_is_away_or_knows_no_log_is_told_apart(new_shell: Callable[[], Shell], tmp_path: Path) -> None:
+def test_a_witness_that_is_away_or_knows_no_log_is_told_apart(
+    furnished_shell: Callable[[], Shell], tmp_path: Path
+) -> None:
     """Away: come again. A log it was not told of: refused. Neither is tampering."""
-    shell, port = new_shell(), free_port()
+    shell, port = furnished_shell(), free_port()
     with serving(shell) as service:
         tenant = service.new_tenant("Auditor")
         token = grow(service, tenant.clients["Auditor"])

@@ -12,7 +12,7 @@ from jobengine.client import Client
 TENANTS = 40
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server that all of them call."""
     installation = Installation.make(tmp_path_factory.mktemp("client"))
@@ -23,13 +23,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         installation.clean_up()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def credentials(running: Server) -> Credentials:
     """One client with every role in many tenants."""
     return running.installation.create_client("ours", new_tenants(TENANTS), EVERY_ROLE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fresh(credentials: Credentials) -> Iterator[str]:
     """The tenants nobody has used yet."""
     return iter(credentials.tenants)

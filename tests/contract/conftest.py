@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 from tests.acceptance.serving import EVERY_ROLE, Installation, Server, new_tenants, serving
 from tests.contract.deployment import ClientOf, Deployment
+from tests.registering import Wanted
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with an embedded PostgreSQL of its own."""
     installation = Installation.make(tmp_path_factory.mktemp("contract"))
@@ -18,12 +19,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         installation.clean_up()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployment(running: Server) -> Deployment:
     """The server with a client of every role in a new tenant, and a governor."""
-    made = running.installation.create_client
     tenant, platform = new_tenants(2)
-    owner, governor = made("corpus", [tenant], EVERY_ROLE), made("governor", [platform], ["Orch.Governor"])
+    owner, governor = running.installation.create_clients(
+        Wanted("corpus", [tenant], EVERY_ROLE), Wanted("governor", [platform], ["Orch.Governor"])
+    )
     return Deployment(
         running.url,
         ClientOf(owner.client_id, owner.secret, tenant),

@@ -19,6 +19,7 @@ from jobengine.authority.grants import Grant
 from jobengine.authority.intent import Intent
 from jobengine.authority.scopes import Scope
 from jobengine.ids import new_id
+from jobengine.storage import asks
 from jobengine.storage.admission_tidying import tidy_admissions
 from jobengine.storage.asks import read_extent, read_moments
 from jobengine.storage.audit import PostgresAudit
@@ -141,7 +142,9 @@ async def _simulate(api: Api) -> None:
     # The server reads the record in a process of its own; here it is read in this one.
     async with api.plane.database.transaction(api.tenant_id) as tx:
         extent = await read_extent(tx, tx.now - timedelta(days=1), timedelta(days=30))
-    assert [moment async for moment in read_moments(api.plane.database, api.tenant_id, extent)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asks, "MOST_ROWS", 2)
+        assert [moment async for moment in read_moments(api.plane.database, api.tenant_id, extent)]
 
 
 async def _admit(api: Api, later: PassTime) -> None:
@@ -236,9 +239,9 @@ async def _look_around(api: Api) -> None:
     await _witnessed(api)
     paths: Sequence[str] = (
         path, f"{path}/history?at={now}", f"{path}/overrides", "/quotas/summary", "/quotas/drift", "/policy",
-        "/admissions", "/backfills", "/audit/entries", f"/audit/entries/{entry}", f"/audit/entries/{entry}/proof",
-        "/audit/orphans", f"/audit/trace/{granted}", "/audit/verify", "/audit/export", "/audit/checkpoint",
-        "/audit/consistency?from=1&to=2", "/audit/tile/0/000",
+        "/admissions", "/backfills", "/audit/entries", "/audit/entries?action=quota.created",
+        f"/audit/entries/{entry}", f"/audit/entries/{entry}/proof", "/audit/orphans", f"/audit/trace/{granted}",
+        "/audit/verify", "/audit/export", "/audit/checkpoint", "/audit/consistency?from=1&to=2", "/audit/tile/0/000",
     )  # fmt: skip
     for one in paths:
         await api.get(one)

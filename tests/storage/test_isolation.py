@@ -16,8 +16,17 @@ from tests.storage.recorder import Recorder, live_a_day, recording
 from jobengine.bootstrap import Plane
 from jobengine.storage.queries import QUERIES
 
-# What belongs to no tenant: the clock, the binding itself, and the one policy.
-PLATFORM = {"now", "set_tenant", "get_policy", "lock_policy", "set_policy", "policy_changes"}
+# What belongs to no tenant: the clock, the binding itself, how to read and to plan, and the one policy.
+PLATFORM = {
+    "now",
+    "set_tenant",
+    "admission_look",
+    "audit_plan_anew",
+    "get_policy",
+    "lock_policy",
+    "set_policy",
+    "policy_changes",
+}
 # What waits for the sequencer, which may have been quicker; and a change that finds itself done when it is repeated.
 SOON_EMPTY = {"audit_unplaced", "attempt_end"}
 TENANT_QUERIES = sorted(name for name in QUERIES if not name.startswith("system_") and name not in PLATFORM)
@@ -26,7 +35,7 @@ SYSTEM_QUERIES = {
     "system_add_key",
     "system_add_log",
     "system_add_tenant",
-    "system_advance_head",
+    "system_advance_heads",
     "system_changed_logs",
     "system_count_backfills",
     "system_count_logs",
@@ -88,6 +97,7 @@ SYSTEM_QUERIES = {
     "system_unlock_migrations",
     "system_unwitnessed_logs",
     "system_waiting_logs",
+    "system_step_by_index",
 }
 
 

@@ -1,6 +1,7 @@
 """Contract section 4: what becomes of leases above a lowered limit, by the choice of whoever lowers it."""
 
 import pytest
+from tests.backfilling import ROOMY, Crew
 from tests.conftest import PassTime
 from tests.factories import Api, Connection, audit_trail, expect_problem
 
@@ -82,6 +83,26 @@ async def test_an_override_that_holds_keeps_a_limit_from_draining(api: Api, late
     await api.post(f"{path}/overrides", {"limits": {"max_active": 5}, "until": await api.in_future(hours=1)})
 
     assert await renew(api, lease) == 200
+
+
+async def test_batches_that_run_go_on_while_a_limit_drains_and_no_other_is_handed_out(
+    api: Api, later: PassTime
+) -> None:
+    """A heartbeat is answered as long as its lease lives: what a worker did is kept, and a pause is what stops it."""
+    path = f"/quotas/{(await api.quota('external', **ROOMY))['quota_id']}"
+    crew = Crew(api)
+    await crew.start(3)
+    batches = await crew.claim(2)
+    await api.patch(path, {"limits": {"max_active": 1}, "on_excess": "drain"})
+
+    for _ in range(7):
+        await later(api.tenant_id, 10)
+        assert [(await crew.say(batch, "heartbeat")).status_code for batch in batches] == [200, 200]
+
+    assert await crew.claim(1) == []
+    for batch in batches:
+        await crew.done(batch)
+    assert len(await crew.claim(2)) == 1
 
 
 async def test_another_word_for_what_becomes_of_leases_is_refused(api: Api) -> None:
