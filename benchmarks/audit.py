@@ -57,6 +57,8 @@ async def _run(seconds: float, largest: int) -> None:
     print(f"{'what':<52}{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}")
     async with _database() as (database, conninfo):
         sequencer = Sequencer(database, "bench", lambda: KEYS)
+        took = await _write_bare(conninfo, seconds)
+        _row(f"the bare database: one insert a commit, {WRITERS} writers", len(took) / seconds, took)
         for logs in (1, WRITERS):
             took = await _write(database, LOGS[:logs], seconds)
             _row(f"intake, {WRITERS} writers, {logs} log(s)", len(took) / seconds, took)
@@ -154,6 +156,24 @@ async def _copy(owner: psycopg.AsyncConnection, table: str, rows: Sequence[tuple
             await copy.write_row(row)
 
 
+async def _write_bare(conninfo: str, seconds: float) -> list[float]:
+    """Let every writer insert one row in each commit, with nothing of ours around it: what the machine can give."""
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as owner:
+        await owner.execute("create table bare (writer int, leaf bytea)")
+    until, leaf = perf_counter() + seconds, token_bytes(1_000)
+
+    async def write(writer: int) -> list[float]:
+        took: list[float] = []
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            while (began := perf_counter()) < until:
+                await connection.execute("insert into bare values (%s, %s)", (writer, leaf), prepare=True)
+                took.append(perf_counter() - began)
+        return took
+
+    written = await asyncio.gather(*map(write, range(WRITERS)))
+    return [moment for took in written for moment in took]
+
+
 async def _write(database: Database, logs: Sequence[str], seconds: float) -> list[float]:
     """Let every writer record entries, each in a transaction of its own; return how long each took."""
     until = perf_counter() + seconds
@@ -237,6 +257,7 @@ async def _verify(database: Database, log: str, head: LogHead) -> None:
         assert process.returncode == 0
         what = f"jobengine-verify of {head.size:,} entries, {used.ru_maxrss / 1024:.0f} MiB"
         _row(what, head.size / (perf_counter() - began))
+        _row("  by its processor time", head.size / (used.ru_utime + used.ru_stime))
 
 
 async def _repeat(seconds: float, work: Callable[[], Awaitable[object]]) -> tuple[float, list[float]]:
