@@ -76,7 +76,7 @@ class Account:
     def level_pico(self, now: datetime) -> int:
         """Return the bucket's level at *now* in 10^-12 tokens: never above the burst, never refilled backwards.
 
-        >>> from datetime import UTC
+        >>> from datetime import UTC, timedelta
         >>> then = datetime(2026, 1, 1, tzinfo=UTC)
         >>> limits = Limits(1, 1, 5, Decimal(1))
         >>> Account("scan", None, limits, bucket_pico=0, bucket_at=then).level_pico(then + timedelta(seconds=0.9))
@@ -117,7 +117,7 @@ class Account:
         *past* are limits that held, in their order, each with the time until which it did: a change acts from its
         own time on, and never on what was refilled before.
 
-        >>> from datetime import UTC
+        >>> from datetime import UTC, timedelta
         >>> then, minute = datetime(2026, 1, 1, tzinfo=UTC), timedelta(minutes=1)
         >>> raised = Account("scan", None, Limits(1, 1, 500, Decimal(2)), bucket_pico=0, bucket_at=then)
         >>> raised.settled([(then + minute, Limits(1, 1, 500, Decimal(1)))]).level_pico(then + 2 * minute) // TOKEN
@@ -184,7 +184,7 @@ Decision = Admitted | Denied | TooManySlots
 def decide(ask: Ask, accounts: Sequence[Account], *, backfill_share: Decimal, now: datetime) -> Decision:
     """Decide *ask* against every account that it concerns, all limits in one step.
 
-    >>> from datetime import UTC
+    >>> from datetime import UTC, timedelta
     >>> scan = Account("scan", None, Limits(1, 10, 10, Decimal(1)))
     >>> first = decide(Ask("scan"), [scan], backfill_share=Decimal("0.5"), now=datetime(2026, 1, 1, tzinfo=UTC))
     >>> first.accounts[0].active
