@@ -84,7 +84,7 @@ async def servers_on(url: str, folder: Path) -> AsyncIterator[Servers]:
     """Open two servers whose every query sees the told clock; what others open meanwhile would see it too."""
     with pytest.MonkeyPatch.context() as patch:
         seen = f"search_path=told,{database.SCHEMA},pg_catalog "
-        patch.setattr(database, "_OPTIONS", database._OPTIONS.replace(f"search_path={database.SCHEMA} ", seen))
+        patch.setattr(database, "OPTIONS", database.OPTIONS.replace(f"search_path={database.SCHEMA} ", seen))
         servers = Servers(url, folder)
         await servers.open()
         try:
