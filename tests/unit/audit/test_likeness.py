@@ -3,6 +3,7 @@
 import json
 from io import BytesIO
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.audit.offline import ENTRIES
@@ -10,6 +11,7 @@ from tests.unit.audit.samples import entry, entry_lines, salts, sealed_entries
 
 from jobengine.audit.export import entry_line
 from jobengine.audit.model import Opening, seal
+from jobengine_verify import likeness
 from jobengine_verify.export import Lines, read_blocks
 from jobengine_verify.likeness import Likeness
 
@@ -31,11 +33,13 @@ def hashes(*parts: bytes) -> tuple[list[bytes], str | None]:
 
 
 def judged_alike(line: bytes) -> None:
-    """Assert that a line is judged after others like it as it is alone."""
-    alone, problem = hashes(line)
-    after, found = hashes(KNOWN, line)
+    """Assert that a line is judged by its likeness to those before it as it is where every line is read in full."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeness, "_MOST_LIKES", 0)
+        in_full, problem = hashes(KNOWN, line)
+    by_likeness, found = hashes(KNOWN, line)
 
-    assert (after[3:], found is None) == (alone, problem is None)
+    assert (by_likeness, found) == (in_full, problem)
 
 
 @settings(max_examples=200)
