@@ -240,6 +240,8 @@ class Admissions(RuleBasedStateMachine):
     def change(self, name: Name, limit: tuple[str, int], data: st.DataObject, server: int) -> None:
         """Raise or lower a limit under load."""
         if (quota := self.tenant.quotas.get(name)) is not None:
+            # As in any database: what comes after a transaction has a later time, if by a microsecond.
+            self.let_pass(1)
             value = data.draw(st.integers(1, limit[1]))
             self.tenant.change(name, limit[0], value)
             self.changed.add(name)
