@@ -20,6 +20,7 @@ from jobengine.quota.standing import (
     SHARE,
     TOKEN,
     Standing,
+    instant_of,
     micros_of,
 )
 
@@ -94,22 +95,19 @@ class Account:
             standing.level, standing.level_at = self.bucket_pico, micros_of(self.bucket_at)
         return standing
 
+    def stands(self, standing: Standing) -> "Account":
+        """Return the account with the use that *standing*, which was made of it, says by now."""
+        level = standing.level
+        return Account(
+            self.name, self.quota_id, self.limits, self.paused, standing.active, standing.active_backfill,
+            standing.granted_hour, level, None if level is None else instant_of(standing.level_at), standing.waits,
+            self.ahead,
+        )  # fmt: skip
+
     @property
     def refill_micro(self) -> int:
         """Millionths of a token per second."""
         return int(self.limits.refill_per_second * 10**6)
-
-    def holding(self, slots: int, backfill_slots: int, admissions: int) -> "Account":
-        """Return the account with so much more held and admitted, or less where negative; the bucket stays as it is.
-
-        >>> Account("scan", None, Limits(9, 9, 9, Decimal(1))).holding(2, 0, 1).active
-        2
-        """
-        return Account(
-            self.name, self.quota_id, self.limits, self.paused, self.active + slots,
-            self.active_backfill + backfill_slots, self.granted_hour + admissions, self.bucket_pico, self.bucket_at,
-            self.batch_waits, self.ahead,
-        )  # fmt: skip
 
     def settled(self, past: Sequence[tuple[datetime, Limits]]) -> "Account":
         """Return the account with its bucket counted up to the last change of its limits.
@@ -154,13 +152,6 @@ class Blocking:
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """Every limit grants; *accounts* are the accounts after the grant."""
-
-    accounts: tuple[Account, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Denied:
     """At least one limit blocks; nothing was taken anywhere."""
 
@@ -178,36 +169,82 @@ class TooManySlots:
     job_type: str | None
 
 
-Decision = Admitted | Denied | TooManySlots
+class OpenAccount:
+    """An account while decisions change its use, in place and many times over."""
+
+    __slots__ = ("_opened", "standing")
+
+    def __init__(self, account: Account, backfill_share: Decimal) -> None:
+        self._opened = account
+        self.standing = account.standing(backfill_share)
+
+    @property
+    def now(self) -> Account:
+        """The account as it stands now."""
+        return self._opened.stands(self.standing)
 
 
-def decide(ask: Ask, accounts: Sequence[Account], *, backfill_share: Decimal, now: datetime) -> Decision:
-    """Decide *ask* against every account that it concerns, all limits in one step.
+def decide(ask: Ask, accounts: Sequence[OpenAccount], micros: int) -> Denied | TooManySlots | None:
+    """Decide *ask* at *micros* against every account that it concerns, all limits in one step.
 
-    >>> from datetime import UTC, timedelta
-    >>> scan = Account("scan", None, Limits(1, 10, 10, Decimal(1)))
-    >>> first = decide(Ask("scan"), [scan], backfill_share=Decimal("0.5"), now=datetime(2026, 1, 1, tzinfo=UTC))
-    >>> first.accounts[0].active
+    None grants, and only a grant changes the accounts.
+
+    >>> scan = OpenAccount(Account("scan", None, Limits(1, 10, 10, Decimal(1))), Decimal("0.5"))
+    >>> decide(Ask("scan"), [scan], 0)
+    >>> scan.now.active
     1
-    >>> new_year = datetime(2026, 1, 1, tzinfo=UTC)
-    >>> second = decide(Ask("scan"), first.accounts, backfill_share=Decimal("0.5"), now=new_year)
-    >>> [blocking.limit.value for blocking in second.blocking]
+    >>> [blocking.limit.value for blocking in decide(Ask("scan"), [scan], 0).blocking]
     ['max_active']
     """
-    for account in accounts:
-        if ask.slots > account.limits.max_active:
-            return TooManySlots(
-                account.limits.max_active, account.active, ask.slots, account.quota_id, account.job_type
-            )
-    micros, backfill = micros_of(now), ask.kind == "backfill"
-    standings = [account.standing(backfill_share) for account in accounts]
-    blocked = [standing.blocked(ask.slots, micros, backfill) for standing in standings]
-    if any(blocked):
-        told = zip(accounts, standings, blocked, strict=True)
-        return Denied(tuple(found for one in told for found in _told(ask, *one, micros=micros)))
-    for standing in standings:
-        standing.take(ask.slots, micros, backfill)
-    return Admitted(tuple(_taken(one, after, now) for one, after in zip(accounts, standings, strict=True)))
+    slots, backfill = ask.slots, ask.kind == "backfill"
+    for one in accounts:
+        if slots > one.standing.max_active:
+            found = one.now
+            return TooManySlots(found.limits.max_active, found.active, slots, found.quota_id, found.job_type)
+    for one in accounts:
+        if one.standing.blocked(slots, micros, backfill):
+            return Denied(tuple(found for one in accounts for found in _told(ask, one.now, one.standing, micros)))
+    for one in accounts:
+        one.standing.take(slots, micros, backfill)
+    return None
+
+
+class Books:
+    """The accounts of one tenant at one moment; an ask sees what those before it took."""
+
+    def __init__(self, accounts: Iterable[Account], *, backfill_share: Decimal, now: datetime) -> None:
+        self._accounts = {account.name: OpenAccount(account, backfill_share) for account in accounts}
+        self._micros = micros_of(now)
+        self._whole = self._accounts[WHOLE_TENANT]
+        # No tenant-wide quota means no tenant-wide limit; its account is kept all the same, for the day it gets one.
+        self._limits_all = self._whole.now.quota_id is not None
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether an account of that name is open."""
+        return name in self._accounts
+
+    def decide(self, ask: Ask) -> Denied | TooManySlots | None:
+        """Grant *ask*, which is None, or tell what is in its way."""
+        own = self._accounts[ask.job_type]
+        if self._limits_all:
+            return decide(ask, (self._whole, own), self._micros)
+        refused = decide(ask, (own,), self._micros)
+        if refused is None:
+            self._whole.standing.take_uncounted(ask.slots, ask.kind == "backfill")
+        return refused
+
+    def concerned(self, ask: Ask) -> list[Account]:
+        """Return the accounts whose limits decide *ask*, as they stand now."""
+        own = self._accounts[ask.job_type].now
+        return [self._whole.now, own] if self._limits_all else [own]
+
+    def give_back(self, name: str, slots: int, kind: Kind) -> None:
+        """Take an ended lease out of an account's use."""
+        self._accounts[name].standing.give_back(slots, kind == "backfill")
+
+    def accounts(self) -> dict[str, Account]:
+        """Return every account as it stands now, by its name."""
+        return {name: one.now for name, one in self._accounts.items()}
 
 
 def slot_maximum(account: Account, kind: Kind, backfill_share: Decimal) -> int:
@@ -223,13 +260,12 @@ def slot_maximum(account: Account, kind: Kind, backfill_share: Decimal) -> int:
 
 def blocking_limits(ask: Ask, account: Account, share: Decimal, now: datetime) -> list[Blocking]:
     """Return what of one account's limits is in the way of *ask* at *now*."""
-    standing, micros = account.standing(share), micros_of(now)
-    return list(
-        _told(ask, account, standing, standing.blocked(ask.slots, micros, ask.kind == "backfill"), micros=micros)
-    )
+    return list(_told(ask, account, account.standing(share), micros_of(now)))
 
 
-def _told(ask: Ask, account: Account, standing: Standing, blocked: int, *, micros: int) -> Iterable[Blocking]:
+def _told(ask: Ask, account: Account, standing: Standing, micros: int) -> Iterable[Blocking]:
+    blocked = standing.blocked(ask.slots, micros, ask.kind == "backfill")
+
     def told(limit: LimitKind, maximum: int, used: int, requested: int) -> Blocking:
         return Blocking(limit, account.quota_id, account.job_type, maximum, used, requested)
 
@@ -246,11 +282,3 @@ def _told(ask: Ask, account: Account, standing: Standing, blocked: int, *, micro
     if blocked & RATE:
         burst = account.limits.burst
         yield told(LimitKind.RATE, burst, burst - standing.level_pico(micros) // TOKEN, 1)
-
-
-def _taken(account: Account, after: Standing, now: datetime) -> Account:
-    waits = account.batch_waits and after.active_backfill == account.active_backfill
-    return Account(
-        account.name, account.quota_id, account.limits, account.paused, after.active, after.active_backfill,
-        after.granted_hour, after.level, now, waits, account.ahead,
-    )  # fmt: skip

@@ -24,6 +24,15 @@ def micros_of(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
 
 
+def instant_of(micros: int) -> datetime:
+    """Return the instant that is so many microseconds after 1970.
+
+    >>> instant_of(1_000_000).isoformat()
+    '1970-01-01T00:00:01+00:00'
+    """
+    return _EPOCH + micros * _MICROSECOND
+
+
 # Which limits stand in the way, as bits; none of them is 0.
 PAUSED: Final = 1
 MAX_ACTIVE: Final = 2
@@ -35,17 +44,17 @@ RATE: Final = 16
 class Standing:
     """What one limit's holder may use and uses, to be read and changed a million times a second.
 
-    *live_most* and *backfill_most* are the slots that each kind may hold; *level* is the bucket's at *level_at*, None
-    where no token was ever taken: full.
+    *waits*: a batch could run and none does. *live_most* and *backfill_most* are the slots that each kind may hold;
+    *level* is the bucket's at *level_at*, None where no token was ever taken: full.
     """
 
     __slots__ = (
         "active", "active_backfill", "backfill_most", "full", "granted_hour", "level", "level_at", "live_most",
-        "max_active", "max_per_hour", "paused", "refill",
+        "max_active", "max_per_hour", "paused", "refill", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.paused = False
+        self.paused = self.waits = False
         self.max_active = self.live_most = self.backfill_most = self.max_per_hour = self.full = self.refill = 0
         self.active = self.active_backfill = self.granted_hour = self.level_at = 0
         self.level: int | None = None
@@ -62,6 +71,7 @@ class Standing:
 
     def leave_one(self, *, waits: bool) -> None:
         """Leave a batch that waits one slot, where there are two."""
+        self.waits = waits
         self.live_most = self.max_active - 1 if waits and self.max_active > 1 else self.max_active
 
     def level_pico(self, micros: int) -> int:

@@ -11,12 +11,11 @@ from jobengine.ids import new_id
 from jobengine.quota.admission import (
     WHOLE_TENANT,
     Account,
-    Admitted,
     Ask,
+    Books,
     Denied,
     Kind,
     TooManySlots,
-    decide,
 )
 from jobengine.quota.waiting import Question, foreseen
 from jobengine.quota.waiting import explain as explain_denial
@@ -77,18 +76,19 @@ class AdmissionDesk:
         self._tx = tx
         self.now = now
         self.policy = accounts.policy
-        self._accounts = accounts.by_name
+        self._books = self._open(accounts.by_name)
+        self._quota_ids = {name: account.quota_id for name, account in accounts.by_name.items()}
         self._fencing = accounts.fencing
         self._jobs = {str(row["job_id"]): lease_of(row) for row in same_job}
         self._granted: Counter[str] = Counter()
         self._denied: Counter[tuple[str, str]] = Counter()
         self._leases: list[tuple[Lease, str]] = []
         self._returned: list[Row] = []
-        self._log = AskLog(now, self.policy.backfill_share, self._accounts)
+        self._log = AskLog(now, self.policy.backfill_share, accounts.by_name)
         self._outlooks = Outlooks(tx, now)
         self._explained: dict[tuple[Kind, Denied], Denied] = {}
         # As they are stored: what is the same need not be stored again.
-        self._stored = {} if accounts.forgot else dict(self._accounts)
+        self._stored = {} if accounts.forgot else accounts.by_name
 
     async def ask(self, asks: Sequence[Ask], client_id: str, *, counted: bool = True) -> list[Answer]:
         """Decide *asks* in their order; each sees what the ones before it took.
@@ -106,21 +106,16 @@ class AdmissionDesk:
         """Decide one ask whose job and account were opened; raises Conflict `job_id_conflict`."""
         if ask.job_id is not None and (lease := self._jobs.get(ask.job_id)):
             return _repeat(ask, lease)
-        # No tenant-wide quota means no tenant-wide limit; its account is kept all the same, for the day it gets one.
-        whole, own = self._accounts[WHOLE_TENANT], self._accounts[ask.job_type]
-        concerned = [own] if whole.quota_id is None else [whole, own]
-        match decide(ask, concerned, backfill_share=self.policy.backfill_share, now=self.now):
-            case Admitted(accounts):
-                return self._grant(ask, accounts, client_id)
-            case Denied() as denied:
-                if counted:
-                    self._log.asked(ask, 0)
-                    self._denied.update((ask.job_type, found.limit.value) for found in denied.blocking)
-                return await self._explain(denied, ask, concerned)
-            case TooManySlots() as refused:
-                if counted:
-                    self._log.asked(ask, 0)
-                return refused
+        refused = self._books.decide(ask)
+        if refused is None:
+            return self._grant(ask, client_id)
+        if counted:
+            self._log.asked(ask, 0)
+        if isinstance(refused, TooManySlots):
+            return refused
+        if counted:
+            self._denied.update((ask.job_type, found.limit.value) for found in refused.blocking)
+        return await self._explain(refused, ask)
 
     def end(self, lease: Row) -> None:
         """Take a lease out of the sums, and let its job ask anew; the caller stores that it is over."""
@@ -140,23 +135,22 @@ class AdmissionDesk:
         self._explained.clear()
         for row in ended:
             self._log.ended(row)
-            backfill = row["slots"] if row["kind"] == "backfill" else 0
             for name in (WHOLE_TENANT, row["job_type"]):
-                if name in self._accounts:
-                    self._accounts[name] = self._accounts[name].holding(-row["slots"], -backfill, 0)
+                if name in self._books:
+                    self._books.give_back(name, row["slots"], row["kind"])
                 else:
                     self._returned.append(row)
 
     def mark(self) -> Mark:
         """Remember where the desk stands."""
         return Mark(
-            dict(self._accounts), dict(self._fencing), dict(self._jobs), self._granted.copy(), self._denied.copy(),
+            self._books.accounts(), dict(self._fencing), dict(self._jobs), self._granted.copy(), self._denied.copy(),
             len(self._leases), len(self._log),
         )  # fmt: skip
 
     def go_back(self, mark: Mark) -> None:
         """Undo every grant and denial since *mark*."""
-        self._accounts, self._fencing, self._jobs = mark.accounts, mark.fencing, mark.jobs
+        self._books, self._fencing, self._jobs = self._open(mark.accounts), mark.fencing, mark.jobs
         self._granted, self._denied = mark.granted, mark.denied
         for lease, _ in self._leases[mark.leases :]:
             self._outlooks.ended(lease.lease_id)
@@ -170,40 +164,38 @@ class AdmissionDesk:
 
     def pending(self) -> list[Asked]:
         """Return what is to be stored, and count it as stored."""
-        changed = {name: account for name, account in self._accounts.items() if self._stored.get(name) != account}
+        accounts = self._books.accounts()
+        changed = {name: account for name, account in accounts.items() if self._stored.get(name) != account}
         writes = [self._account_rows(changed)] if changed else []
         if self._returned:
-            writes.append(_returned(self._returned, self._accounts))
+            writes.append(_returned(self._returned, accounts))
         if self._leases:
             writes.append(("admission_add_leases", _columns(self._leases) | {"granted_at": self.now}))
         if self._granted:
-            accounts, granted = zip(*sorted(self._granted.items()), strict=True)
-            told = {"account": list(accounts), "granted": list(granted), "now": self.now}
+            names, granted = zip(*sorted(self._granted.items()), strict=True)
+            told = {"account": list(names), "granted": list(granted), "now": self.now}
             writes.append(("admission_add_grants", told))
         if self._denied:
             writes.append(("admission_count_denials", _denials(self._denied) | {"now": self.now}))
-        writes += self._log.pending(self._accounts)
+        writes += self._log.pending(accounts)
         self._outlooks.stored()
-        self._stored = dict(self._accounts)
+        self._stored = accounts
         self._returned, self._leases = [], []
         self._granted, self._denied = Counter(), Counter()
         return writes
 
-    def _grant(self, ask: Ask, accounts: Iterable[Account], client_id: str) -> Lease:
+    def _open(self, accounts: Mapping[str, Account]) -> Books:
+        return Books(accounts.values(), backfill_share=self.policy.backfill_share, now=self.now)
+
+    def _grant(self, ask: Ask, client_id: str) -> Lease:
         if self._explained:
             self._explained.clear()
-        for account in accounts:
-            self._accounts[account.name] = account
-        whole = self._accounts[WHOLE_TENANT]
-        if whole.quota_id is None:
-            backfill = ask.slots if ask.kind == "backfill" else 0
-            self._accounts[WHOLE_TENANT] = whole.holding(ask.slots, backfill, 1)
         self._granted[WHOLE_TENANT] += 1
         self._granted[ask.job_type] += 1
         self._fencing[ask.job_type] = token = self._fencing[ask.job_type] + 1
         expires_at = self.now + timedelta(seconds=ask.lease_seconds)
         lease = Lease(
-            new_id(), self._accounts[ask.job_type].quota_id, ask.job_type, ask.slots, ask.kind, ask.job_id, token,
+            new_id(), self._quota_ids[ask.job_type], ask.job_type, ask.slots, ask.kind, ask.job_id, token,
             expires_at, ask.lease_seconds,
         )  # fmt: skip
         self._leases.append((lease, client_id))
@@ -213,10 +205,10 @@ class AdmissionDesk:
             self._jobs[ask.job_id] = lease
         return lease
 
-    async def _explain(self, denied: Denied, ask: Ask, concerned: Sequence[Account]) -> Denied:
+    async def _explain(self, denied: Denied, ask: Ask) -> Denied:
         # A batch of a thousand equal questions must not look at the leases a thousand times, under the tenant's lock.
         if (ask.kind, denied) not in self._explained:
-            question = Question(ask, self.policy.backfill_share, self.now)
+            question, concerned = Question(ask, self.policy.backfill_share, self.now), self._books.concerned(ask)
             outlooks = {
                 account.name: await self._outlooks.of(
                     account, [*denied.blocking, *foreseen(question, account)], self._granted[account.name]

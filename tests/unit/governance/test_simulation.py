@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.quota.world import Admitted, decision
 
 from jobengine.governance.simulation import Moment, Question
 from jobengine.governance.simulation_replay import simulate
-from jobengine.quota.admission import WHOLE_TENANT, Account, Admitted, Ask, decide
+from jobengine.quota.admission import WHOLE_TENANT, Account, Ask
 from jobengine.quota.model import Limits
 from jobengine.quota.standing import micros_of
 from jobengine.quota.waiting import HOUR
@@ -84,7 +85,7 @@ class World:
     def ask(self, ask: Ask) -> int:
         whole = self.accounts[WHOLE_TENANT]
         concerned = [self.accounts[ask.job_type], *([whole] if whole.quota_id else [])]
-        match decide(ask, concerned, backfill_share=self.share, now=self.now):
+        match decision(ask, concerned, backfill_share=self.share, now=self.now):
             case Admitted(accounts):
                 self.decisions.append(True)
             case _:

@@ -7,31 +7,28 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.factories import NOW, limits
-from tests.unit.quota.world import SHARE, World, Worlds, both, raised_both, steps
+from tests.unit.quota.world import SHARE, Admitted, Decision, World, Worlds, both, decision, raised_both, steps
 
 from jobengine.quota.admission import (
     TOKEN,
     Account,
-    Admitted,
     Ask,
     Blocking,
     Denied,
     LimitKind,
     TooManySlots,
-    decide,
     slot_maximum,
 )
 from jobengine.quota.model import Limits
 from jobengine.quota.waiting import Holding, Outlook, Question, explain, longest_wait
 
 SCAN = Ask("scan")
-Decision = Admitted | Denied | TooManySlots
 
 
 def ask(worlds: Worlds, question: Ask, now: datetime) -> Decision:
     """Ask as storage does: decide, keep what was granted, explain what was denied."""
     accounts = [world.account(now) for world in worlds]
-    answer = decide(question, accounts, backfill_share=SHARE, now=now)
+    answer = decision(question, accounts, backfill_share=SHARE, now=now)
     if isinstance(answer, Denied):
         outlooks = {world.name: world.outlook(now) for world in worlds}
         return explain(answer, Question(question, SHARE, now), accounts, outlooks)
@@ -97,7 +94,7 @@ def test_waiting_as_long_as_told_helps_and_less_does_not(worlds: Worlds, steps: 
 
 def granted(worlds: Worlds, question: Ask, now: datetime) -> bool:
     accounts = [world.account(now) for world in worlds]
-    return isinstance(decide(question, accounts, backfill_share=SHARE, now=now), Admitted)
+    return isinstance(decision(question, accounts, backfill_share=SHARE, now=now), Admitted)
 
 
 @given(raised_both, steps)
@@ -112,7 +109,7 @@ def test_each_wait_counts_with_overrides_that_end(worlds: Worlds, steps: list[tu
                 continue
             later = now + timedelta(seconds=found.retry_after_seconds)
             accounts = [world.account(later) for world in worlds if world.name == (found.job_type or "")]
-            then = decide(question, accounts, backfill_share=SHARE, now=later)
+            then = decision(question, accounts, backfill_share=SHARE, now=later)
             assert not isinstance(then, TooManySlots)
             blocking = then.blocking if isinstance(then, Denied) else ()
             assert (found.limit, found.by_share) not in {(other.limit, other.by_share) for other in blocking}
@@ -128,7 +125,7 @@ def test_whoever_waits_the_longest_is_admitted(worlds: Worlds, steps: list[tuple
         if isinstance(answer, Denied) and (longest := longest_wait(answer)) is not None:
             later = now + timedelta(seconds=longest)
             accounts = [world.account(later) for world in worlds]
-            then = decide(question, accounts, backfill_share=SHARE, now=later)
+            then = decision(question, accounts, backfill_share=SHARE, now=later)
             assert isinstance(then, Admitted), then
 
 
@@ -138,7 +135,7 @@ def test_a_wait_counts_with_an_override_of_another_limit() -> None:
     account = Account(
         "scan", "q", limits(max_active=2), active=1, bucket_pico=0, bucket_at=NOW, ahead=((end, limits(max_active=1)),)
     )
-    answer = decide(SCAN, [account], backfill_share=SHARE, now=NOW)
+    answer = decision(SCAN, [account], backfill_share=SHARE, now=NOW)
     assert isinstance(answer, Denied)
 
     told = explain(answer, Question(SCAN, SHARE, NOW), [account], {"scan": Outlook([Holding(until, 1)])})
@@ -152,7 +149,7 @@ def test_a_denial_changes_no_account(worlds: Worlds, slots: int) -> None:
     accounts = [world.account(NOW) for world in worlds]
     before = list(accounts)
 
-    decide(Ask("scan", slots), accounts, backfill_share=SHARE, now=NOW)
+    decision(Ask("scan", slots), accounts, backfill_share=SHARE, now=NOW)
 
     assert accounts == before
 
@@ -197,7 +194,7 @@ def test_a_limit_blocks_from_exactly_where_it_is_reached(
     question: Ask, account: Account, blocked: list[tuple[str, int, int, int]]
 ) -> None:
     """All limits are told, each with its maximum, what is used of it, and what was asked."""
-    answer = decide(question, [account], backfill_share=SHARE, now=NOW)
+    answer = decision(question, [account], backfill_share=SHARE, now=NOW)
 
     blocking = answer.blocking if isinstance(answer, Denied) else ()
     assert [(f.limit.value, f.maximum, f.used, f.requested) for f in blocking] == blocked
@@ -209,7 +206,7 @@ def test_more_slots_than_the_maximum_are_no_matter_of_waiting(kind: str) -> None
     """The first account that could never grant them is named."""
     whole, own = Account("", "w", limits(max_active=9)), Account("scan", "q", limits(max_active=5, burst=0), active=2)
 
-    answer = decide(Ask("scan", 6, kind=kind), [whole, own], backfill_share=SHARE, now=NOW)
+    answer = decision(Ask("scan", 6, kind=kind), [whole, own], backfill_share=SHARE, now=NOW)
 
     assert answer == TooManySlots(5, 2, 6, "q", "scan")
 
@@ -242,10 +239,10 @@ def test_shares_are_whole_slots(most: int, share: str, backfill: int, live_besid
 def test_one_backfill_ends_the_wait_of_batches() -> None:
     """Within one transaction the floor is gone as soon as a batch has its slot."""
     account = Account("scan", None, limits(max_active=2, burst=9), batch_waits=True)
-    first = decide(Ask("scan", kind="backfill"), [account], backfill_share=SHARE, now=NOW)
+    first = decision(Ask("scan", kind="backfill"), [account], backfill_share=SHARE, now=NOW)
     assert isinstance(first, Admitted)
 
-    assert isinstance(decide(SCAN, first.accounts, backfill_share=SHARE, now=NOW), Admitted)
+    assert isinstance(decision(SCAN, first.accounts, backfill_share=SHARE, now=NOW), Admitted)
 
 
 def test_a_bucket_of_forty_three_gives_forty_three_of_forty_four() -> None:
@@ -272,7 +269,7 @@ def test_steady_demand_loses_no_fraction_of_a_token(burst: int, refill: Decimal,
     for turn in range(300):
         now = NOW + timedelta(microseconds=gap * turn)
         level = min(Decimal(burst), level + (refill * gap / 10**6 if turn else 0))
-        answer = decide(SCAN, [account], backfill_share=SHARE, now=now)
+        answer = decision(SCAN, [account], backfill_share=SHARE, now=now)
         assert isinstance(answer, Admitted) == (level >= 1)
         if isinstance(answer, Admitted):
             [account] = answer.accounts
@@ -303,7 +300,7 @@ def test_a_clock_that_goes_back_takes_no_token() -> None:
 def test_a_token_comes_when_it_is_whole(refill: str, level: int, wait: float | None) -> None:
     """Rounded up to the microsecond in which it is there."""
     account = Account("scan", None, limits(refill_per_second=refill), bucket_pico=level, bucket_at=NOW)
-    denied = decide(SCAN, [account], backfill_share=SHARE, now=NOW)
+    denied = decision(SCAN, [account], backfill_share=SHARE, now=NOW)
     assert isinstance(denied, Denied)
 
     [found] = explain(denied, Question(SCAN, SHARE, NOW), [account], {}).blocking

@@ -7,8 +7,9 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.factories import NOW, limits
+from tests.unit.quota.world import Admitted, decision
 
-from jobengine.quota.admission import TOKEN, Account, Admitted, Ask, decide
+from jobengine.quota.admission import TOKEN, Account, Ask
 from jobengine.quota.model import Limits, Override
 from jobengine.quota.timeline import Steps, Timeline
 
@@ -21,7 +22,7 @@ def test_one_ask_every_nine_tenths_of_a_second_gets_forty_three_of_forty_four() 
     account = Account("scan", None, limits(max_active=99, max_per_hour=99, burst=5, refill_per_second=1))
     granted = 0
     for turn in range(44):
-        answer = decide(Ask("scan"), [account], backfill_share=SHARE, now=NOW + timedelta(seconds=0.9 * turn))
+        answer = decision(Ask("scan"), [account], backfill_share=SHARE, now=NOW + timedelta(seconds=0.9 * turn))
         if isinstance(answer, Admitted):
             [account] = answer.accounts
             granted += 1

@@ -9,11 +9,31 @@ from fractions import Fraction
 from hypothesis import strategies as st
 from tests.factories import NOW
 
-from jobengine.quota.admission import WHOLE_TENANT, Account, Ask, LimitKind
+from jobengine.quota.admission import WHOLE_TENANT, Account, Ask, Denied, LimitKind, OpenAccount, TooManySlots, decide
 from jobengine.quota.model import Limits
+from jobengine.quota.standing import micros_of
 from jobengine.quota.waiting import HOUR, Holding, Outlook
 
 SHARE = Decimal("0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A grant: the accounts after it."""
+
+    accounts: tuple[Account, ...]
+
+
+Decision = Admitted | Denied | TooManySlots
+
+
+def decision(ask: Ask, accounts: Sequence[Account], *, backfill_share: Decimal, now: datetime) -> Decision:
+    """Decide one ask against accounts as they are, and say how they stand afterwards."""
+    opened = [OpenAccount(account, backfill_share) for account in accounts]
+    refused = decide(ask, opened, micros_of(now))
+    after = tuple(one.now for one in opened)
+    assert refused is None or after == tuple(accounts), "a denial costs nothing"
+    return refused or Admitted(after)
 
 
 @dataclass(slots=True)
