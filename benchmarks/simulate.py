@@ -27,7 +27,7 @@ from jobengine.quota.model import Limits
 from jobengine.settings import Settings
 from jobengine.storage.admission import Lease
 from jobengine.storage.admission_group import Acquire, Release
-from jobengine.storage.asks import AskLog, read_extent
+from jobengine.storage.asks import NO_ROW, AskLog, read_extent
 from jobengine.storage.authority import add_tenant
 from jobengine.storage.simulator import Simulator
 
@@ -37,6 +37,15 @@ ROUNDS = 9
 # One transaction of the recorded history: so many leases end, so many are asked for.
 GROUP = 20
 HELD = 400
+# What a transaction stores beside the record: no account, no lease, no hour.
+NOTHING_ELSE = dict.fromkeys(
+    (
+        "account", "fencing", "active", "active_backfill", "granted_hour", "bucket_pico", "bucket_at", "lease_id",
+        "job_type", "quota_id", "kind", "slots", "job_id", "fencing_token", "lease_seconds", "client_id",
+        "hour_account", "hour_granted",
+    ),
+    "{}",
+)  # fmt: skip
 LIMITLESS = "update jobengine.policy set document = jsonb_set(document, '{default_limits}', %s)"
 SIZE = """select pg_size_pretty(sum(pg_total_relation_size(inhrelid))) from pg_inherits
     where inhparent = 'jobengine.asks'::regclass"""
@@ -65,7 +74,7 @@ async def _run(asks: int, seconds: float) -> None:
 
 async def _cost(plane: Plane, callers: int, seconds: float) -> None:
     """Print what the record costs, and how far apart two measurements of the same thing lie."""
-    recorded = AskLog.pending
+    recorded = AskLog.columns
     costs: list[float] = []
     noise: list[float] = []
     rates: list[float] = []
@@ -74,9 +83,9 @@ async def _cost(plane: Plane, callers: int, seconds: float) -> None:
         # Twice with and twice without, now this one first and now that one: what drifts, drifts for both.
         found: dict[bool, list[float]] = {True: [], False: []}
         for kept in (True, False, False, True) if turn % 2 else (False, True, True, False):
-            AskLog.pending = recorded if kept else _forgotten  # type: ignore[method-assign]
+            AskLog.columns = recorded if kept else _forgotten  # type: ignore[method-assign]
             found[kept].append(await _pairs(plane, callers, seconds))
-        AskLog.pending = recorded  # type: ignore[method-assign]
+        AskLog.columns = recorded  # type: ignore[method-assign]
         rates += found[True]
         costs.append(1 - sum(found[True]) / sum(found[False]))
         noise += [1 - min(same) / max(same) for same in found.values()]
@@ -88,8 +97,8 @@ async def _cost(plane: Plane, callers: int, seconds: float) -> None:
     print(f"  two measurements of the same differ by {median(noise):.1%} (median): less than that cannot be told apart")
 
 
-def _forgotten(_log: AskLog, _accounts: Mapping[str, Account]) -> list[Any]:
-    return []
+def _forgotten(_log: AskLog, _accounts: Mapping[str, Account]) -> Mapping[str, object]:
+    return NO_ROW
 
 
 async def _pairs(plane: Plane, callers: int, seconds: float) -> float:
@@ -151,7 +160,7 @@ async def _remember(plane: Plane, asks: int) -> datetime:
             token += 1
             log.asked(Ask("scan"), token)
             open_leases.append(token)
-        rows += [row for _, row in log.pending(accounts)]
+        rows.append({**NOTHING_ELSE, **log.columns(accounts), "now": at})
         if len(rows) >= 5_000:
             await _write(plane, rows)
     await _write(plane, rows)
@@ -160,7 +169,7 @@ async def _remember(plane: Plane, asks: int) -> datetime:
 
 async def _write(plane: Plane, rows: list[Mapping[str, object]]) -> None:
     async with plane.database.transaction("past") as tx:
-        await tx.run_many("asks_add", rows)
+        await tx.run_many("admission_store", rows)
     rows.clear()
 
 

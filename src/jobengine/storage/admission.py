@@ -20,8 +20,8 @@ from jobengine.quota.admission import (
 from jobengine.quota.waiting import Question, foreseen
 from jobengine.quota.waiting import explain as explain_denial
 from jobengine.storage.admission_outlook import Outlooks
-from jobengine.storage.admission_reads import Accounts, Row, account_reads, count_slots, read_accounts
-from jobengine.storage.arrays import plain_array, text_array
+from jobengine.storage.admission_reads import Accounts, Row, count_slots, read_accounts
+from jobengine.storage.arrays import number_array, plain_array, text_array
 from jobengine.storage.asks import AskLog
 from jobengine.storage.database import Asked, Transaction
 
@@ -166,18 +166,14 @@ class AdmissionDesk:
         """Return what is to be stored, and count it as stored."""
         accounts = self._books.accounts()
         changed = {name: account for name, account in accounts.items() if self._stored.get(name) != account}
-        writes = [self._account_rows(changed)] if changed else []
+        writes: list[Asked] = []
+        if changed or self._leases or len(self._log):
+            left = {**self._columns(changed), **_leases(self._leases), **_hour(self._granted)}
+            writes.append(("admission_store", {**left, **self._log.columns(accounts), "now": self.now}))
         if self._returned:
             writes.append(_returned(self._returned, accounts))
-        if self._leases:
-            writes.append(("admission_add_leases", _columns(self._leases) | {"granted_at": self.now}))
-        if self._granted:
-            names, granted = zip(*sorted(self._granted.items()), strict=True)
-            told = {"account": list(names), "granted": list(granted), "now": self.now}
-            writes.append(("admission_add_grants", told))
         if self._denied:
             writes.append(("admission_count_denials", _denials(self._denied) | {"now": self.now}))
-        writes += self._log.pending(accounts)
         self._outlooks.stored()
         self._stored = accounts
         self._returned, self._leases = [], []
@@ -218,28 +214,24 @@ class AdmissionDesk:
             self._explained[ask.kind, denied] = explain_denial(denied, question, concerned, outlooks)
         return self._explained[ask.kind, denied]
 
-    def _account_rows(self, changed: Mapping[str, Account]) -> Asked:
+    def _columns(self, changed: Mapping[str, Account]) -> dict[str, object]:
         names = sorted(changed)
         kept = [changed[name] for name in names]
-        return (
-            "admission_save_accounts",
-            {
-                "account": names,
-                "fencing": plain_array(self._fencing[name] for name in names),
-                "active": plain_array(account.active for account in kept),
-                "active_backfill": plain_array(account.active_backfill for account in kept),
-                "granted_hour": plain_array(account.granted_hour for account in kept),
-                "bucket_pico": plain_array(account.bucket_pico for account in kept),
-                "bucket_at": [account.bucket_at for account in kept],
-                "now": self.now,
-            },
-        )
+        return {
+            "account": text_array(names),
+            "fencing": number_array(self._fencing[name] for name in names),
+            "active": number_array(account.active for account in kept),
+            "active_backfill": number_array(account.active_backfill for account in kept),
+            "granted_hour": number_array(account.granted_hour for account in kept),
+            "bucket_pico": number_array(account.bucket_pico for account in kept),
+            "bucket_at": plain_array(account.bucket_at for account in kept),
+        }
 
 
 def desk_reads(job_types: Iterable[str], *, job_ids: Sequence[str] = (), lease_ids: Sequence[str] = ()) -> list[Asked]:
     """Return what a desk asks first, the lock before all; a transaction may ask it while it begins."""
-    reads: list[Asked] = [("admission_lock", {}), ("admission_expire", {})]
-    reads += account_reads(sorted({WHOLE_TENANT, *job_types}))
+    accounts = {"accounts": text_array(sorted({WHOLE_TENANT, *job_types}))}
+    reads: list[Asked] = [("admission_lock", {}), ("admission_let_go", accounts), ("admission_accounts", accounts)]
     reads += [("admission_same_job", {"job_ids": list(job_ids)})] if job_ids else []
     reads += [("lease_get_many", {"lease_ids": list(lease_ids)})] if lease_ids else []
     return reads
@@ -261,28 +253,35 @@ async def open_desk_with(tx: Transaction, reads: Sequence[Asked]) -> tuple[Admis
         # The tenant's first admission: there was no row to lock.
         await tx.run("admission_start")
         answers = await tx.together(*reads)
-    [lock], ended, *about, rest = *answers[:7], dict(zip((name for name, _ in reads[7:]), answers[7:], strict=True))
+    [lock], over, about, *rest = answers
+    named = dict(zip((name for name, _ in reads[3:]), rest, strict=True))
     now = lock["now"]
-    accounts = await read_accounts(tx, now, about)
-    desk = AdmissionDesk(tx, now, accounts, rest.get("admission_same_job", ()))
+    gone = {row["job_type"]: row["granted"] for row in over if row["lease_id"] is None}
+    accounts = await read_accounts(tx, now, about, gone)
+    desk = AdmissionDesk(tx, now, accounts, named.get("admission_same_job", ()))
     # At the commit at the latest: whatever the caller does next, the sums must not part from the leases.
-    desk.give_back(ended)
+    desk.give_back(row for row in over if row["lease_id"] is not None)
     tx.with_commit(desk.pending)
-    return desk, rest.get("lease_get_many", ())
+    return desk, named.get("lease_get_many", ())
 
 
-def _columns(leases: Sequence[tuple[Lease, str]]) -> dict[str, object]:
+def _leases(granted: Sequence[tuple[Lease, str]]) -> dict[str, object]:
     return {
-        "lease_id": plain_array(lease.lease_id for lease, _ in leases),
-        "job_type": text_array(lease.job_type for lease, _ in leases),
-        "quota_id": plain_array(lease.quota_id for lease, _ in leases),
-        "kind": plain_array(lease.kind for lease, _ in leases),
-        "slots": plain_array(lease.slots for lease, _ in leases),
-        "job_id": text_array(lease.job_id for lease, _ in leases),
-        "fencing_token": plain_array(lease.fencing_token for lease, _ in leases),
-        "lease_seconds": plain_array(lease.lease_seconds for lease, _ in leases),
-        "client_id": text_array(client_id for _, client_id in leases),
+        "lease_id": plain_array(lease.lease_id for lease, _ in granted),
+        "job_type": text_array(lease.job_type for lease, _ in granted),
+        "quota_id": plain_array(lease.quota_id for lease, _ in granted),
+        "kind": plain_array(lease.kind for lease, _ in granted),
+        "slots": number_array(lease.slots for lease, _ in granted),
+        "job_id": text_array(lease.job_id for lease, _ in granted),
+        "fencing_token": number_array(lease.fencing_token for lease, _ in granted),
+        "lease_seconds": number_array(lease.lease_seconds for lease, _ in granted),
+        "client_id": text_array(client_id for _, client_id in granted),
     }
+
+
+def _hour(granted: Mapping[str, int]) -> dict[str, object]:
+    names = sorted(granted)
+    return {"hour_account": text_array(names), "hour_granted": number_array(granted[name] for name in names)}
 
 
 def _returned(ended: Sequence[Row], opened: Mapping[str, Account]) -> Asked:

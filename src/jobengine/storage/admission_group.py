@@ -17,7 +17,7 @@ from jobengine.storage.admission import (
     lease_of,
     open_desk_with,
 )
-from jobengine.storage.arrays import plain_array
+from jobengine.storage.arrays import number_array, plain_array
 from jobengine.storage.database import Asked, Transaction
 
 # So many decisions take about a millisecond; then the other tenants' requests have their turn.
@@ -138,7 +138,7 @@ class _Group:
             moved = {
                 "lease_ids": plain_array(self._extended),
                 "ends": [row["expires_at"] for row in rows],
-                "seconds": plain_array(row["lease_seconds"] for row in rows),
+                "seconds": number_array(row["lease_seconds"] for row in rows),
             }
             writes.append(("lease_extend_many", moved))
         if self._ended:

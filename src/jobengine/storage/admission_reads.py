@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from jobengine.quota.admission import WHOLE_TENANT, Account
-from jobengine.quota.model import Limits, Override, effective_limits, limits_ahead, limits_of
+from jobengine.quota.model import Limits, effective_limits, limits_ahead, limits_of
 from jobengine.quota.policy import Policy, policy_of
 from jobengine.quota.timeline import Steps, Timeline
-from jobengine.storage.database import Asked, Transaction
+from jobengine.storage.arrays import text_array
+from jobengine.storage.database import Transaction
 from jobengine.storage.quota import limits_of_row, override_of
 
 Row = Mapping[str, Any]
@@ -26,50 +27,40 @@ class Accounts:
     forgot: bool
 
 
-def account_reads(names: Sequence[str]) -> list[Asked]:
-    """Return what is to be asked about the accounts of *names*, behind the lock and in this order."""
-    accounts = {"accounts": list(names)}
-    return [
-        ("get_policy", {}),
-        ("admission_accounts", accounts),
-        ("admission_overrides", accounts),
-        ("admission_waiting", {}),
-        ("admission_forget_hour", accounts),
-    ]
-
-
 async def look_at_accounts(tx: Transaction, names: Iterable[str], now: datetime) -> dict[str, Account]:
-    """Return accounts as they stand at *now*, for whoever decides nothing: no lock is taken and nothing is changed."""
-    *reads, _ = account_reads(sorted(names))
-    _, *answers = await tx.together(("admission_look", {"now": now}), *reads)
-    return (await read_accounts(tx, now, [*answers, ()])).by_name
+    """Return accounts, and the tenant's own, as they stand at *now*: no lock is taken and nothing is changed."""
+    accounts = {"accounts": text_array(sorted({WHOLE_TENANT, *names}))}
+    _, rows = await tx.together(("admission_look", {"now": now}), ("admission_accounts", accounts))
+    return (await read_accounts(tx, now, rows, {})).by_name
 
 
-async def read_accounts(tx: Transaction, now: datetime, answers: Sequence[Sequence[Row]]) -> Accounts:
-    """Take in the answers to `account_reads`, and count the buckets of those whose limits have changed."""
-    [document], kept, overrides, waiting, forgotten = answers
-    policy = policy_of(document["document"], document["version"])
-    left = {row["account"]: row["granted"] for row in forgotten}
-    waits = {row["job_type"]: not row["one_runs"] for row in waiting}
-    waits[WHOLE_TENANT] = any(not row["any_runs"] for row in waiting)
-    raises: dict[str, list[Override]] = {}
-    for row in overrides:
-        raises.setdefault(row["account"], []).append(override_of(row))
+async def read_accounts(tx: Transaction, now: datetime, rows: Sequence[Row], gone: Mapping[str, int]) -> Accounts:
+    """Take in the rows of accounts, the tenant's own among them, without the admissions that are *gone* from the hour.
+
+    The buckets of those whose limits have changed are counted up to the change.
+    """
+    policy = next(policy_of(row["policy"], row["policy_version"]) for row in rows if row["account"] == WHOLE_TENANT)
     found: dict[str, Account] = {}
-    for row in kept:
+    for row in rows:
         name = row["account"]
-        timeline = Timeline(Steps(_base(row)), Steps(policy.default_limits), raises.get(name, ()))
-        account = _account(row, timeline, now, batch_waits=waits.get(name, False), left=left.get(name, 0))
+        overrides = [override_of(_timed(item)) for item in row["overrides"] or ()]
+        timeline = Timeline(Steps(_base(row)), Steps(policy.default_limits), overrides)
+        account = _account(row, timeline, now, left=gone.get(name, 0))
         found[name] = await _settled(tx, account, timeline, now, changed=row["changed"])
-    fencing = {row["account"]: row["fencing"] or 0 for row in kept}
-    return Accounts(policy, found, fencing, bool(left))
+    fencing = {row["account"]: row["fencing"] or 0 for row in rows}
+    return Accounts(policy, found, fencing, bool(gone))
+
+
+def _timed(override: Mapping[str, Any]) -> Row:
+    times = {name: datetime.fromisoformat(override[name]) for name in ("starts_at", "until", "created_at")}
+    return {**override, **times}
 
 
 def _base(row: Row) -> Limits | None:
     return None if row["quota_id"] is None else limits_of_row(row)
 
 
-def _account(row: Row, timeline: Timeline, now: datetime, *, batch_waits: bool, left: int) -> Account:
+def _account(row: Row, timeline: Timeline, now: datetime, *, left: int) -> Account:
     base = timeline.quota.now or timeline.defaults.now
     return Account(
         name=row["account"],
@@ -81,7 +72,7 @@ def _account(row: Row, timeline: Timeline, now: datetime, *, batch_waits: bool, 
         granted_hour=(row["granted_hour"] or 0) - left,
         bucket_pico=None if row["bucket_pico"] is None else int(row["bucket_pico"]),
         bucket_at=row["bucket_at"],
-        batch_waits=batch_waits,
+        batch_waits=row["batch_waits"],
         ahead=limits_ahead(base, timeline.overrides, now) if timeline.overrides else (),
     )
 

@@ -3,11 +3,20 @@
 from collections.abc import Iterable
 
 
-def plain_array(values: Iterable[object]) -> str:
-    """Write numbers, ids, or times, None as null.
+def number_array(values: Iterable[int | None]) -> str:
+    """Write whole numbers, None as null: as Python writes a list, which is the quickest.
 
-    >>> plain_array([1, None, 3])
-    '{1,null,3}'
+    >>> number_array([1, None, 3])
+    '{1, null, 3}'
+    """
+    return "{" + str(list(values))[1:-1].replace("None", "null") + "}"
+
+
+def plain_array(values: Iterable[object]) -> str:
+    """Write ids or times, None as null.
+
+    >>> plain_array(["a", None, "b"])
+    '{a,null,b}'
     """
     return "{" + ",".join(["null" if value is None else str(value) for value in values]) + "}"
 

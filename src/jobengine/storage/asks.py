@@ -13,8 +13,8 @@ from jobengine.governance.simulation import BACKFILL, END, EXPIRED, GRANTED, Mom
 from jobengine.quota.admission import Account, Ask
 from jobengine.quota.model import Limits
 from jobengine.quota.standing import TOKEN, micros_of
-from jobengine.storage.arrays import plain_array
-from jobengine.storage.database import Asked, Database, Transaction
+from jobengine.storage.arrays import number_array, text_array
+from jobengine.storage.database import Database, Transaction
 
 Row = Mapping[str, Any]
 
@@ -33,6 +33,14 @@ _MOST_MILLIS: Final = 2**31 - 1
 _TURN: Final = 16
 _LAST_ID: Final = 2**63 - 1
 _COLUMNS: Final = msgspec.json.Decoder(list[list[int]])
+
+NO_ROW: Final[Mapping[str, object]] = dict.fromkeys(
+    (
+        "day_slot", "share", "asked", "asked_accounts", "asked_limits", "asked_state", "asked_kinds", "asked_places",
+        "asked_slots", "asked_seconds", "asked_tokens",
+    )
+)  # fmt: skip
+"""Nothing to be stored."""
 
 _Place = tuple[datetime, int]
 
@@ -68,30 +76,29 @@ class AskLog:
         """Forget all but the first *length* operations."""
         del self._operations[length:]
 
-    def pending(self, accounts: Mapping[str, Account]) -> list[Asked]:
-        """Return what is to be stored, and begin anew with *accounts* as they are now."""
+    def columns(self, accounts: Mapping[str, Account]) -> Mapping[str, object]:
+        """Return the row that is to be stored, NO_ROW for none, and begin anew with *accounts* as they are now."""
         if not self._operations:
-            return []
+            return NO_ROW
         names = [*self._accounts, *sorted({item[1] for item in self._operations} - self._accounts.keys())]
         place = {name: number for number, name in enumerate(names)}
         kinds, whose, slots, seconds, tokens = zip(*self._operations, strict=True)
         row = {
             "day_slot": day_slot(self._now),
-            "at": self._now,
             "share": self._share,
             "asked": sum(not kind & END for kind in kinds),
-            "accounts": names,
-            "limits": plain_array(number for account in self._accounts.values() for number in _limits(account)),
-            "state": plain_array(number for account in self._accounts.values() for number in _state(account)),
-            "kinds": plain_array(kinds),
-            "places": plain_array([place[name] for name in whose]),
-            "slots": plain_array(slots),
-            "seconds": plain_array(seconds),
-            "tokens": plain_array(tokens),
+            "asked_accounts": text_array(names),
+            "asked_limits": number_array(number for account in self._accounts.values() for number in _limits(account)),
+            "asked_state": number_array(number for account in self._accounts.values() for number in _state(account)),
+            "asked_kinds": number_array(kinds),
+            "asked_places": number_array([place[name] for name in whose]),
+            "asked_slots": number_array(slots),
+            "asked_seconds": number_array(seconds),
+            "asked_tokens": number_array(tokens),
         }
         self._accounts = dict(accounts)
         self._operations = []
-        return [("asks_add", row)]
+        return row
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from jobengine.quota.admission import WHOLE_TENANT, Account, Ask
 from jobengine.quota.model import Limits
 from jobengine.quota.standing import micros_of
 from jobengine.quota.waiting import HOUR
-from jobengine.storage.asks import AskLog, _Reader
+from jobengine.storage.asks import NO_ROW, AskLog, _Reader
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 SMALL = Limits(4, 6, 3, Decimal("0.5"))
@@ -67,8 +67,8 @@ class World:
             elif lease := self.leases.get(step):
                 log.ended(lease)
                 self.end(lease)
-        for _, row in log.pending(self.accounts):
-            self.rows.append(read(row))
+        if (columns := log.columns(self.accounts)) is not NO_ROW:
+            self.rows.append(read(columns, self.now))
         return given
 
     @property
@@ -123,9 +123,11 @@ class World:
         return self
 
 
-def read(row: Mapping[str, Any]) -> dict[str, Any]:
+def read(columns: Mapping[str, Any], at: datetime) -> dict[str, Any]:
     """Return a row as the database gives it back: arrays as their text."""
-    return {**row, "micros": micros_of(row["at"]), "share": str(row["share"])}
+    row = {name.removeprefix("asked_"): value for name, value in columns.items()}
+    names = [name.strip('"') for name in row["accounts"].strip("{}").split(",")]
+    return {**row, "accounts": names, "micros": micros_of(at), "share": str(row["share"])}
 
 
 def asking(account: str = "scan", **limits: int) -> Question:

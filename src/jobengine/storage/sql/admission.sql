@@ -16,36 +16,70 @@ insert into admission_accounts (tenant_id, account) values (%(tenant_id)s, '') o
 -- Let what follows read accounts as of a moment, without the lock; tenant_id plays no part.
 select set_config('jobengine.decided_at', (%(now)s::timestamptz)::text, true);
 
--- name: admission_expire
--- End the leases of tenant_id that nobody renewed in time; the caller takes them out of the sums under the same lock.
+-- name: admission_let_go
+-- End the leases of tenant_id that nobody renewed in time, and drop the admissions that have left the rolling hour; the
+-- caller takes both out of the sums under the same lock. A row is a lease, or the admissions of an account.
 -- The order leaves the planner one way, by leases_live: on a young table every index looks as good, a plan is kept, and
 -- by the key it would read all live leases at each decision.
-update leases set ended_at = decided_at(), ending = 'expired'
-where tenant_id = %(tenant_id)s and lease_id = any(array(
-    select due.lease_id from leases due
-    where due.tenant_id = %(tenant_id)s and due.ended_at is null and due.expires_at <= decided_at()
-    order by due.expires_at
-))
-returning lease_id, job_type, slots, kind, fencing_token, expires_at;
-
--- name: admission_forget_hour
--- Drop the admissions of tenant_id that have left the rolling hour; the caller takes them out of granted_hour.
-with gone as (
+with ended as (
+    update leases set ended_at = decided_at(), ending = 'expired'
+    where tenant_id = %(tenant_id)s and lease_id = any(array(
+        select due.lease_id from leases due
+        where due.tenant_id = %(tenant_id)s and due.ended_at is null and due.expires_at <= decided_at()
+        order by due.expires_at
+    ))
+    returning lease_id, job_type, slots, kind, fencing_token, expires_at
+), gone as (
     delete from admission_grants
     where tenant_id = %(tenant_id)s and account = any(%(accounts)s) and at <= decided_at() - interval '1 hour'
     returning account, granted
 )
-select account, sum(granted)::bigint as granted from gone group by account;
+select lease_id, job_type, slots, kind, fencing_token, expires_at, null::bigint as granted from ended
+union all
+select null, account, null, null, null, null, sum(granted)::bigint from gone group by account;
 
 -- name: admission_accounts
--- What decisions about these accounts of tenant_id need: what the last one left, the quota if there is one, and
--- whether limits changed since the bucket was last counted. '' is the tenant as a whole.
+-- What decisions about these accounts of tenant_id need, all in one answer: what the last one left, the quota if there is
+-- one, whether limits changed since the bucket was last counted, and its overrides that are in force or were since then.
+-- '' is the tenant as a whole, and carries the policy. A batch waits where one could run now and none does; of each job
+-- type one eligible backfill is looked for and no further.
+with waiting as materialized (
+    select t.job_type, exists (
+        select from batches r
+        where r.tenant_id = %(tenant_id)s and r.job_type = t.job_type and r.status = 'running'
+            and r.lease_expires_at > decided_at()
+    ) as one_runs
+    from (
+        select distinct f.job_type from backfills f
+        where f.tenant_id = %(tenant_id)s and f.status in ('pending', 'running')
+    ) t
+    where exists (select from eligible_backfills e where e.tenant_id = %(tenant_id)s and e.job_type = t.job_type)
+        or exists (
+            select from batches b join backfills f on f.tenant_id = b.tenant_id and f.backfill_id = b.backfill_id
+            where b.tenant_id = %(tenant_id)s and b.job_type = t.job_type and b.status = 'running'
+                and b.lease_expires_at <= decided_at() and f.status in ('pending', 'running'))
+)
 select a.account, k.fencing, k.active, k.active_backfill, k.granted_hour, k.bucket_pico, k.bucket_at,
     q.quota_id, q.max_active, q.max_per_hour, q.burst, q.refill_per_second, q.paused,
     coalesce(greatest(q.updated_at, case when q.quota_id is null then p.updated_at end, (
         select max(d.deleted_at) from quotas d
         where d.tenant_id = %(tenant_id)s and d.job_type = a.account and d.deleted_at is not null
-    )) > k.bucket_at, false) as changed
+    )) > k.bucket_at, false) as changed,
+    (
+        select jsonb_agg(jsonb_build_object(
+            'override_id', o.override_id, 'quota_id', o.quota_id, 'limits', o.limits, 'starts_at', o.starts_at,
+            'until', least(o.until, o.removed_at), 'created_at', o.created_at, 'created_by', o.created_by,
+            'entry_id', o.entry_id))
+        from quota_overrides o
+        where o.tenant_id = %(tenant_id)s and o.quota_id = q.quota_id
+            and o.starts_at <= decided_at() and least(o.until, o.removed_at) > o.starts_at
+            and least(o.until, o.removed_at) > least(k.bucket_at, decided_at())
+    ) as overrides,
+    case when a.account = '' then exists (select from waiting) and not exists (
+        select from batches r
+        where r.tenant_id = %(tenant_id)s and r.status = 'running' and r.lease_expires_at > decided_at()
+    ) else exists (select from waiting w where w.job_type = a.account and not w.one_runs) end as batch_waits,
+    case when a.account = '' then p.document end as policy, p.version as policy_version
 from unnest(%(accounts)s::text[]) as a(account)
 cross join policy p
 left join admission_accounts k on k.tenant_id = %(tenant_id)s and k.account = a.account
@@ -54,18 +88,6 @@ left join lateral (
     union all
     select * from quotas where tenant_id = %(tenant_id)s and job_type is null and a.account = '' and deleted_at is null
 ) q on true;
-
--- name: admission_overrides
--- Overrides of the quotas that these accounts of tenant_id have now that are in force, or were since the bucket was
--- last counted.
-select coalesce(q.job_type, '') as account, o.override_id, o.quota_id, o.limits, o.starts_at,
-    least(o.until, o.removed_at) as until, o.created_at, o.created_by, o.entry_id
-from quota_overrides o
-join quotas q on q.tenant_id = o.tenant_id and q.quota_id = o.quota_id
-left join admission_accounts k on k.tenant_id = o.tenant_id and k.account = coalesce(q.job_type, '')
-where o.tenant_id = %(tenant_id)s and q.deleted_at is null and coalesce(q.job_type, '') = any(%(accounts)s)
-    and o.starts_at <= decided_at() and least(o.until, o.removed_at) > o.starts_at
-    and least(o.until, o.removed_at) > least(k.bucket_at, decided_at());
 
 -- name: admission_changes
 -- What the quotas of one account of tenant_id said before each change since its bucket was last counted, oldest first;
@@ -76,50 +98,43 @@ join admission_accounts k on k.tenant_id = h.tenant_id and k.account = coalesce(
 where h.tenant_id = %(tenant_id)s and k.account = %(account)s and h.at > k.bucket_at
 order by h.at, h.version;
 
--- name: admission_waiting
--- Job types of tenant_id with a batch that could run now, and whether one of theirs, or of the tenant's at all, runs. Of
--- each job type it looks for one eligible backfill and no further.
-select t.job_type, exists (
-    select from batches r
-    where r.tenant_id = %(tenant_id)s and r.job_type = t.job_type and r.status = 'running' and r.lease_expires_at > decided_at()
-) as one_runs, exists (
-    select from batches r where r.tenant_id = %(tenant_id)s and r.status = 'running' and r.lease_expires_at > decided_at()
-) as any_runs
-from (
-    select distinct f.job_type from backfills f where f.tenant_id = %(tenant_id)s and f.status in ('pending', 'running')
-) t
-where exists (select from eligible_backfills e where e.tenant_id = %(tenant_id)s and e.job_type = t.job_type)
-    or exists (
-        select from batches b join backfills f on f.tenant_id = b.tenant_id and f.backfill_id = b.backfill_id
-        where b.tenant_id = %(tenant_id)s and b.job_type = t.job_type and b.status = 'running'
-            and b.lease_expires_at <= decided_at() and f.status in ('pending', 'running'));
-
 -- name: admission_same_job
 -- Live leases of tenant_id that were asked for under these job ids.
 select lease_id, quota_id, job_type, slots, kind, job_id, fencing_token, expires_at, lease_seconds from leases
 where tenant_id = %(tenant_id)s and ended_at is null and job_id = any(%(job_ids)s);
 
--- name: admission_add_leases
--- Write down the granted leases of tenant_id.
-insert into leases (tenant_id, lease_id, job_type, quota_id, kind, slots, job_id, fencing_token, lease_seconds,
-    granted_at, expires_at, client_id)
-select %(tenant_id)s, l.lease_id, l.job_type, l.quota_id, l.kind, l.slots, l.job_id, l.fencing_token, l.lease_seconds,
-    %(granted_at)s, %(granted_at)s::timestamptz + l.lease_seconds * interval '1 second', l.client_id
-from unnest(%(lease_id)s::uuid[], %(job_type)s::text[], %(quota_id)s::uuid[], %(kind)s::text[], %(slots)s::bigint[],
-    %(job_id)s::text[], %(fencing_token)s::bigint[], %(lease_seconds)s::integer[], %(client_id)s::text[])
-    as l(lease_id, job_type, quota_id, kind, slots, job_id, fencing_token, lease_seconds, client_id);
-
--- name: admission_save_accounts
--- Keep what a decision left of accounts of tenant_id.
-insert into admission_accounts as kept (tenant_id, account, fencing, active, active_backfill, granted_hour,
-    bucket_pico, bucket_at, decided_at)
-select %(tenant_id)s, a.*, %(now)s
-from unnest(%(account)s::text[], %(fencing)s::bigint[], %(active)s::bigint[], %(active_backfill)s::bigint[],
-    %(granted_hour)s::bigint[], %(bucket_pico)s::numeric[], %(bucket_at)s::timestamptz[]) as a
-on conflict (tenant_id, account) do update set
-    fencing = excluded.fencing, active = excluded.active, active_backfill = excluded.active_backfill,
-    granted_hour = excluded.granted_hour, bucket_pico = excluded.bucket_pico, bucket_at = excluded.bucket_at,
-    decided_at = excluded.decided_at;
+-- name: admission_store
+-- Keep what a group of decisions left of tenant_id, all at once: its accounts, its new leases, their admissions in the
+-- rolling hour, and the record of what was asked, which is left out where nothing was.
+with left_over as (
+    insert into admission_accounts as kept (tenant_id, account, fencing, active, active_backfill, granted_hour,
+        bucket_pico, bucket_at, decided_at)
+    select %(tenant_id)s, a.*, %(now)s::timestamptz
+    from unnest(%(account)s::text[], %(fencing)s::bigint[], %(active)s::bigint[], %(active_backfill)s::bigint[],
+        %(granted_hour)s::bigint[], %(bucket_pico)s::numeric[], %(bucket_at)s::timestamptz[]) as a
+    on conflict (tenant_id, account) do update set
+        fencing = excluded.fencing, active = excluded.active, active_backfill = excluded.active_backfill,
+        granted_hour = excluded.granted_hour, bucket_pico = excluded.bucket_pico, bucket_at = excluded.bucket_at,
+        decided_at = excluded.decided_at
+), granted as (
+    insert into leases (tenant_id, lease_id, job_type, quota_id, kind, slots, job_id, fencing_token, lease_seconds,
+        granted_at, expires_at, client_id)
+    select %(tenant_id)s, l.lease_id, l.job_type, l.quota_id, l.kind, l.slots, l.job_id, l.fencing_token,
+        l.lease_seconds, %(now)s::timestamptz, %(now)s::timestamptz + l.lease_seconds * interval '1 second', l.client_id
+    from unnest(%(lease_id)s::uuid[], %(job_type)s::text[], %(quota_id)s::uuid[], %(kind)s::text[], %(slots)s::bigint[],
+        %(job_id)s::text[], %(fencing_token)s::bigint[], %(lease_seconds)s::integer[], %(client_id)s::text[])
+        as l(lease_id, job_type, quota_id, kind, slots, job_id, fencing_token, lease_seconds, client_id)
+), hour as (
+    insert into admission_grants as kept (tenant_id, account, at, granted)
+    select %(tenant_id)s, g.account, %(now)s::timestamptz, g.granted
+    from unnest(%(hour_account)s::text[], %(hour_granted)s::integer[]) as g(account, granted)
+    on conflict (tenant_id, account, at) do update set granted = kept.granted + excluded.granted
+)
+insert into asks (tenant_id, day_slot, at, share, asked, accounts, limits, state, kinds, places, slots, seconds, tokens)
+select %(tenant_id)s, %(day_slot)s::smallint, %(now)s::timestamptz, %(share)s::numeric, %(asked)s::integer,
+    %(asked_accounts)s::text[], %(asked_limits)s::bigint[], %(asked_state)s::bigint[], %(asked_kinds)s::smallint[],
+    %(asked_places)s::smallint[], %(asked_slots)s::bigint[], %(asked_seconds)s::integer[], %(asked_tokens)s::bigint[]
+where %(asked)s::integer is not null;
 
 -- name: admission_return_slots
 -- Take ended leases out of the sums of accounts of tenant_id that nothing was asked of.
@@ -127,13 +142,6 @@ update admission_accounts k set active = k.active - r.active, active_backfill = 
 from unnest(%(account)s::text[], %(active)s::bigint[], %(active_backfill)s::bigint[])
     as r(account, active, active_backfill)
 where k.tenant_id = %(tenant_id)s and k.account = r.account;
-
--- name: admission_add_grants
--- Count admissions of tenant_id into the rolling hour.
-insert into admission_grants as kept (tenant_id, account, at, granted)
-select %(tenant_id)s, g.account, %(now)s, g.granted
-from unnest(%(account)s::text[], %(granted)s::integer[]) as g(account, granted)
-on conflict (tenant_id, account, at) do update set granted = kept.granted + excluded.granted;
 
 -- name: admission_count_denials
 -- Count denials of tenant_id by limit and minute, for the summary.

@@ -1,9 +1,3 @@
--- name: asks_add
--- Write down what one transaction of tenant_id decided.
-insert into asks (tenant_id, day_slot, at, share, asked, accounts, limits, state, kinds, places, slots, seconds, tokens)
-values (%(tenant_id)s, %(day_slot)s, %(at)s, %(share)s, %(asked)s, %(accounts)s, %(limits)s, %(state)s, %(kinds)s,
-    %(places)s, %(slots)s, %(seconds)s, %(tokens)s);
-
 -- name: asks_extent
 -- How many asks of tenant_id were recorded between two moments, and whether any before.
 select coalesce(sum(asked) filter (where at >= %(since)s), 0)::bigint as asked,
