@@ -169,7 +169,7 @@ async def _remember(plane: Plane, asks: int) -> datetime:
 
 async def _write(plane: Plane, rows: list[Mapping[str, object]]) -> None:
     async with plane.database.transaction("past") as tx:
-        await tx.run_many("admission_store", rows)
+        await tx.together(*(("admission_store", row) for row in rows))
     rows.clear()
 
 
