@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from time import monotonic
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,12 +59,14 @@ def parse_time(text: str) -> datetime:
         raise ValueError(message) from None
 
 
+@lru_cache(256)
 def format_time(moment: datetime) -> str:
     """Write *moment* in UTC with ``Z``: six fractional digits when they are not zero, none when they are.
 
     >>> format_time(datetime(2026, 1, 1, tzinfo=UTC)), format_time(datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC))
     ('2026-01-01T00:00:00Z', '2026-01-01T00:00:00.000001Z')
     """
+    # What is decided together ends together, so the same few times are written again and again.
     # ISO 8601 as the standard library writes it leaves a fraction of zero out, and pads every year to four digits.
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 

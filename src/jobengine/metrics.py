@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
@@ -119,15 +119,16 @@ TENANT_DENIALS = Counter(
 ProcessCollector(registry=REGISTRY)
 
 
-def note_admission(outcome: str, limits: Iterable[str] = (), *, tenant_id: str | None = None) -> None:
-    """Count one answered admission and each of the *limits* that denied it; *tenant_id* None leaves the tenant out."""
-    ADMISSIONS.labels(outcome).inc()
-    for limit in limits:
-        DENIALS.labels(limit).inc()
-    if tenant_id is not None:
-        TENANT_ADMISSIONS.labels(tenant_id, outcome).inc()
-        for limit in limits:
-            TENANT_DENIALS.labels(tenant_id, limit).inc()
+def note_admissions(outcomes: Mapping[str, int], limits: Mapping[str, int], *, tenant_id: str | None) -> None:
+    """Count answered admissions and the *limits* that denied some of them; *tenant_id* None leaves the tenant out."""
+    for outcome, times in outcomes.items():
+        ADMISSIONS.labels(outcome).inc(times)
+        if tenant_id is not None:
+            TENANT_ADMISSIONS.labels(tenant_id, outcome).inc(times)
+    for limit, times in limits.items():
+        DENIALS.labels(limit).inc(times)
+        if tenant_id is not None:
+            TENANT_DENIALS.labels(tenant_id, limit).inc(times)
 
 
 def note_completed(processed: int, duplicates: int, failed: int) -> None:

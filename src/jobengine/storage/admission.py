@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from jobengine.errors import Conflict, NotFound
-from jobengine.ids import new_id
+from jobengine.ids import new_ids
 from jobengine.quota.admission import (
     WHOLE_TENANT,
     Account,
@@ -28,8 +30,7 @@ from jobengine.storage.database import Asked, Transaction
 RELEASE_REMEMBERED = timedelta(hours=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """A granted admission: *slots* of *job_type* until *expires_at*, fenced by *fencing_token*."""
 
     lease_id: str
@@ -83,6 +84,7 @@ class AdmissionDesk:
         self._granted: Counter[str] = Counter()
         self._denied: Counter[tuple[str, str]] = Counter()
         self._leases: list[tuple[Lease, str]] = []
+        self._ids = new_ids()
         self._returned: list[Row] = []
         self._log = AskLog(now, self.policy.backfill_share, accounts.by_name)
         self._outlooks = Outlooks(tx, now)
@@ -191,7 +193,7 @@ class AdmissionDesk:
         self._fencing[ask.job_type] = token = self._fencing[ask.job_type] + 1
         expires_at = self.now + timedelta(seconds=ask.lease_seconds)
         lease = Lease(
-            new_id(), self._quota_ids[ask.job_type], ask.job_type, ask.slots, ask.kind, ask.job_id, token,
+            next(self._ids), self._quota_ids[ask.job_type], ask.job_type, ask.slots, ask.kind, ask.job_id, token,
             expires_at, ask.lease_seconds,
         )  # fmt: skip
         self._leases.append((lease, client_id))

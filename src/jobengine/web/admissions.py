@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import ceil
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from litestar import Response, Router, delete, get, post
@@ -13,7 +13,7 @@ from jobengine.audit.model import Resource
 from jobengine.bootstrap import Plane
 from jobengine.clock import format_time
 from jobengine.errors import JobengineError
-from jobengine.metrics import note_admission
+from jobengine.metrics import note_admissions
 from jobengine.quota.admission import Ask, Blocking, Denied, TooManySlots
 from jobengine.quota.waiting import longest_wait
 from jobengine.storage.admission import Answer as Decided
@@ -91,6 +91,22 @@ class LeaseView(msgspec.Struct):
     quota_id: str | None
     kind: str
     job_id: str | None
+
+
+class GrantView(LeaseView):
+    """A lease among the answers to many asks."""
+
+    granted: bool = True
+
+
+Shown = TypeVar("Shown", bound=LeaseView)
+_TOLD: Mapping[type, str] = {
+    Lease: "granted",
+    Repeated: "repeated",
+    Denied: "denied",
+    TooManySlots: "slots_exceed_limit",
+    Released: "released",
+}
 
 
 class LeasePage(msgspec.Struct):
@@ -228,28 +244,23 @@ def _answer(operation: Operation, outcome: Outcome) -> Answer | Refusal:
 
 
 def _count(plane: Plane, tenant: str, operation: Operation, outcome: Outcome) -> None:
-    tenant_id = tenant if plane.settings.metrics_port else None
+    told: dict[str, int] = {}
+    denied: dict[str, int] = {}
     for item in outcome.items if isinstance(outcome, Answers) else (outcome,):
-        match item:
-            case Lease():
-                note_admission("renewed" if isinstance(operation, Renew) else "granted", tenant_id=tenant_id)
-            case Repeated():
-                note_admission("repeated", tenant_id=tenant_id)
-            case Denied(blocking):
-                note_admission("denied", [found.limit.value for found in blocking], tenant_id=tenant_id)
-            case TooManySlots():
-                note_admission("slots_exceed_limit", tenant_id=tenant_id)
-            case Released():
-                note_admission("released", tenant_id=tenant_id)
-            case _:
-                pass  # a refusal is told as a problem, and counted there
+        # A refusal is told as a problem, and counted there.
+        if name := _TOLD.get(type(item)):
+            told[name] = told.get(name, 0) + 1
+        for found in item.blocking if isinstance(item, Denied) else ():
+            denied[found.limit.value] = denied.get(found.limit.value, 0) + 1
+    if isinstance(operation, Renew) and "granted" in told:
+        told = {"renewed": 1}
+    note_admissions(told, denied, tenant_id=tenant if plane.settings.metrics_port else None)
 
 
-def _result(decided: Decided) -> dict[str, Any]:
+def _result(decided: Decided) -> "GrantView | dict[str, Any]":
     match decided:
         case Lease() | Repeated():
-            lease = decided if isinstance(decided, Lease) else decided.lease
-            return {"granted": True, **msgspec.structs.asdict(_view(lease))}
+            return _view(decided if isinstance(decided, Lease) else decided.lease, GrantView)
         case Denied():
             return {"granted": False, "blocking": [_blocking(item) for item in decided.blocking]}
         case TooManySlots():
@@ -299,8 +310,8 @@ def _blocking(item: Blocking) -> BlockingView:
     )
 
 
-def _view(lease: Lease) -> LeaseView:
-    return LeaseView(
+def _view(lease: Lease, kind: type[Shown] = LeaseView) -> Shown:
+    return kind(
         lease_id=lease.lease_id,
         fencing_token=lease.fencing_token,
         job_type=lease.job_type,

@@ -16,6 +16,8 @@ _MAX_DIGITS = 40
 # A fault's path repeats the caller's own words, but not at any length.
 _MAX_PATH = 200
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _UNKNOWN_FIELD = re.compile(r"contains unknown field `(.*?)`")
 _AT = re.compile(r" - at `\$?\.?(.*?)`$")
 
@@ -59,6 +61,12 @@ def _check_depth(text: str) -> None:
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         # Too few to nest too deeply, wherever they stand: a mebibyte of one string is not walked through.
         return
+    brackets = _STRINGS.sub("", text).encode().translate(None, _NOT_BRACKETS)
+    # From within, a layer or two at a time; a thousand objects beside each other are gone at once.
+    for _ in range(MAX_DEPTH // 2):
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        if not brackets:
+            return
     depth = 0
     for token in _TOKENS.finditer(text):
         depth += 1 if token[0] in "[{" else -1 if token[0] in "]}" else 0
