@@ -58,6 +58,7 @@ def recording() -> Iterator[Recorder]:
             patch.setattr(Transaction, name, noted(recorder, getattr(Transaction, name), touched))
         for name in ("begin", "together", "commit"):
             patch.setattr(Transaction, name, noted_together(recorder, getattr(Transaction, name)))
+        patch.setattr(Transaction, "send_ahead", noted_ahead(recorder, Transaction.send_ahead))
         yield recorder
 
 
@@ -82,6 +83,14 @@ def noted_together(recorder: Recorder, real: Callable[..., Awaitable[list[list[D
         return answers
 
     return ask
+
+
+def noted_ahead(recorder: Recorder, real: Callable[[Transaction, Asked], None]) -> object:
+    def send_ahead(tx: Transaction, asked: Asked) -> None:
+        recorder.note(tx, *asked, touched=0)
+        real(tx, asked)
+
+    return send_ahead
 
 
 async def live_a_day(api: Api, later: PassTime) -> None:

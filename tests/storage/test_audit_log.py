@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -109,11 +108,43 @@ async def test_a_list_goes_on_after_a_place(log: Log) -> None:
     assert [entry["sequence"] for entry in await listed(log, after=1, most=2)] == [2, 3]
 
 
-async def test_a_tenant_without_a_log_takes_no_entry(log: Log) -> None:
+async def test_an_entry_is_there_for_whatever_its_transaction_asks_next(log: Log) -> None:
+    """It goes ahead of a read, of a write that refers to it, and of several queries at once."""
+    entries = [an_entry(log.tenant_id, number) for number in range(3)]
+    async with log.database.transaction(log.tenant_id) as tx:
+        audit = PostgresAudit(tx)
+        await audit.record(entries[0])
+        assert (await get_entry(tx, entries[0].entry_id))["reason"] == "launch day 0"
+        await audit.record(entries[1])
+        erased, [found] = await tx.together(
+            ("audit_add_erasure", {"entry_id": entries[0].entry_id, "erased_in": entries[1].entry_id}),
+            ("audit_get", {"entry_id": entries[1].entry_id}),
+        )
+        assert len(erased) == 1
+        assert found["sequence"] is None
+        await audit.record(entries[2])
+        assert await tx.run("audit_add_erasure", entry_id=entries[1].entry_id, erased_in=entries[2].entry_id) == 1
+    await log.sequencer().drain(EVERY_SHARD)
+
+    assert [entry["entry_id"] for entry in await listed(log)] == [entry.entry_id for entry in entries]
+
+
+@pytest.mark.parametrize("asks_next", [True, False], ids=["with a query", "with the commit"])
+async def test_a_tenant_without_a_log_takes_no_entry(log: Log, *, asks_next: bool) -> None:
     """Where an entry could not be kept, the act that it tells of must not happen either."""
     await log.sql("insert into tenants (tenant_id) values ('without-log') on conflict do nothing")
-    with pytest.raises(Unavailable):
-        await replace(log, tenant_id="without-log").record()
+
+    async def act() -> None:
+        async with log.database.transaction("without-log") as tx:
+            await tx.run("admission_start")
+            await PostgresAudit(tx).record(an_entry("without-log"))
+            if asks_next:
+                await tx.all("account_names")
+
+    with pytest.raises(Unavailable, match="no audit log"):
+        await act()
+    async with log.database.transaction("without-log") as tx:
+        assert await tx.all("account_names") == []
 
 
 async def test_an_entry_of_another_log_is_not_taken(log: Log, platform_log: Log) -> None:

@@ -51,18 +51,18 @@ def exact_number(value: Decimal) -> int | float:
 def _plain(value: object, odd: list[object]) -> Any:
     """Return *value* as the types of JSON; what only RFC 8785 knows how to write is put into *odd* as well."""
     match value:
+        case str():  # most of an entry
+            return str(value)
         case None | bool():
             return value
         case int():
             if abs(value) > _LARGEST:
                 odd.append(value)
             return value
-        case str():
-            return str(value)
         case float() | Decimal():
             odd.append(value)
             return value if isinstance(value, float) else exact_number(value)
-        case Mapping():
+        case dict() | Mapping():
             return {_key(key, odd): _plain(item, odd) for key, item in cast("Mapping[object, object]", value).items()}
         case list() | tuple():
             return [_plain(item, odd) for item in cast("list[object]", value)]

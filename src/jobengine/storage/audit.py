@@ -10,8 +10,9 @@ from typing import Any
 
 from jobengine.audit.merkle import leaf_hash
 from jobengine.audit.model import SALT_BYTES, AuditEntry, Opening, SealedEntry, restore, seal, withheld
-from jobengine.errors import NotFound, Unavailable
+from jobengine.errors import NotFound
 from jobengine.metrics import ENTRIES
+from jobengine.storage.arrays import text_array
 from jobengine.storage.database import Transaction
 from jobengine.tenancy.model import PLATFORM
 
@@ -21,17 +22,20 @@ PAGE_ENTRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class PostgresAudit:
-    """The AuditIntake of one transaction: the entry commits with what it tells of, or not at all."""
+    """The AuditIntake of one transaction: the entry commits with what it tells of, or not at all.
+
+    It is stored with whatever the transaction asks next, or with its commit: no entry waits for the database by itself.
+    Where the tenant has no log, that raises Unavailable and all is rolled back.
+    """
 
     tx: Transaction
 
     async def record(self, entry: AuditEntry) -> SealedEntry:
-        """Seal and store *entry*; raises Unavailable when the tenant has no log."""
+        """Seal *entry*, and store it before the transaction does anything else."""
         if (entry.tenant_id or PLATFORM) != self.tx.tenant_id:
             raise ValueError("an entry belongs to the log of its own transaction")
         sealed = seal(entry, lambda: secrets.token_bytes(SALT_BYTES))
-        if await self.tx.find("audit_record", **_columns(sealed)) is None:
-            raise Unavailable("the tenant has no audit log")
+        self.tx.send_ahead(("audit_record", _columns(sealed)))
         self.tx.when_committed(ENTRIES.labels(entry.action.value, entry.outcome.value).inc)
         return sealed
 
@@ -157,7 +161,7 @@ def _columns(sealed: SealedEntry) -> dict[str, Any]:
         "token_id": entry.token_id,
         "leaf": sealed.leaf,
         "leaf_hash": sealed.leaf_hash,
-        "fields": [opening.field for opening in sealed.openings],
-        "salts": [opening.salt for opening in sealed.openings],
-        "texts": [opening.text for opening in sealed.openings],
+        "fields": text_array(opening.field for opening in sealed.openings),
+        "salts": text_array(rf"\x{opening.salt.hex()}" for opening in sealed.openings),
+        "texts": text_array(opening.text for opening in sealed.openings),
     }

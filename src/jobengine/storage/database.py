@@ -1,7 +1,7 @@
 """The seam to PostgreSQL: two pools, one for each role, and transactions that belong to one tenant."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -39,16 +39,20 @@ class Transaction:
         self.tenant_id = tenant_id
         self.now = datetime.max.replace(tzinfo=UTC)
         self._opened: tuple[Sequence[Asked], list[list[DictRow]]] = ((), [])
+        self._ahead: list[Asked] = []
         self._with_commit: list[Callable[[], Sequence[Asked]]] = []
         self._afterwards: list[Callable[[], None]] = []
 
     async def begin(self, *asked: Asked) -> list[list[DictRow]]:
         """Begin, and run named queries in the same round trip; `opened` gives their rows to whoever needs them."""
-        bind: Asked = ("set_tenant", {}) if self.tenant_id else ("now", {})
-        async with self._connection.pipeline():
-            await self._connection.execute(b"begin", prepare=False)
-            cursors = [await self._send(*one) for one in (bind, *asked)]
-        [bound], *answers = [await _rows(cursor) for cursor in cursors]
+        bind: Asked = ("set_tenant" if self.tenant_id else "now", {})
+        if asked:
+            async with self._connection.pipeline():
+                await self._connection.execute(b"begin", prepare=False)
+                cursors = [await self._send(*one) for one in (bind, *asked)]
+            [bound], *answers = [await _rows(cursor) for cursor in cursors]
+        else:
+            [bound], answers = await self._begin_alone(*bind), []
         self.now = bound["now"]
         self._opened = (asked, answers)
         return answers
@@ -58,6 +62,13 @@ class Transaction:
         begun, answers = self._opened
         self._opened = ((), [])
         return answers if list(begun) == list(asked) else []
+
+    def send_ahead(self, asked: Asked) -> None:
+        """Run *asked*, which answers nothing, before the next query or the commit, in the same round trip as that.
+
+        Whoever reads what it stores finds it; that it failed is raised by what it went ahead of.
+        """
+        self._ahead.append(asked)
 
     def with_commit(self, pending: Callable[[], Sequence[Asked]]) -> None:
         """Run what *pending* says then in one round trip with the commit, or sooner where somebody asks for it."""
@@ -69,7 +80,11 @@ class Transaction:
 
     async def commit(self, *asked: Asked) -> list[list[DictRow]]:
         """Run named queries and commit, in one round trip."""
+        if not asked and not self._ahead:
+            await self._connection.execute(b"commit", prepare=False)
+            return []
         async with self._connection.pipeline():
+            await self._send_those_ahead()
             cursors = [await self._send(*one) for one in asked]
             await self._connection.execute(b"commit", prepare=False)
         return [await _rows(cursor) for cursor in cursors]
@@ -85,13 +100,11 @@ class Transaction:
 
     async def all(self, query: str, /, **values: object) -> list[DictRow]:
         """Run a named query and return its rows."""
-        cursor = await self._connection.execute(QUERIES[query], self._values(values))
-        return await cursor.fetchall()
+        return await (await self._ask(query, values)).fetchall()
 
     async def find(self, query: str, /, **values: object) -> DictRow | None:
         """Run a named query and return its first row, if any."""
-        cursor = await self._connection.execute(QUERIES[query], self._values(values))
-        return await cursor.fetchone()
+        return await (await self._ask(query, values)).fetchone()
 
     async def one(self, query: str, /, **values: object) -> DictRow:
         """Run a named query and return its first row; raises NotFound when there is none."""
@@ -103,22 +116,35 @@ class Transaction:
 
     async def run(self, query: str, /, **values: object) -> int:
         """Run a named query and return the number of rows it touched."""
-        cursor = await self._connection.execute(QUERIES[query], self._values(values))
-        return cursor.rowcount
+        return (await self._ask(query, values)).rowcount
 
     async def together(self, *asked: Asked) -> list[list[DictRow]]:
         """Run named queries in one round trip, each after the one before it, and return the rows of each."""
         if not asked:
             return []
         async with self._connection.pipeline():
+            await self._send_those_ahead()
             cursors = [await self._send(*one) for one in asked]
         return [await _rows(cursor) for cursor in cursors]
 
-    async def run_many(self, query: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Run a named query once for each of *rows*, in one round trip."""
-        if rows:
-            async with self._connection.cursor() as cursor:
-                await cursor.executemany(QUERIES[query], [self._values(dict(row)) for row in rows])
+    async def _begin_alone(self, query: str, values: Mapping[str, object]) -> list[DictRow]:
+        # A single message, its values bound on this side: half the work of a pipeline.
+        cursor = psycopg.AsyncClientCursor(self._connection)
+        await cursor.execute(b"begin;" + QUERIES[query], self._values(dict(values)))
+        cursor.nextset()
+        return await cursor.fetchall()
+
+    async def _ask(self, query: str, values: dict[str, object]) -> Cursor:
+        if not self._ahead:
+            return await self._connection.execute(QUERIES[query], self._values(values))
+        async with self._connection.pipeline():
+            await self._send_those_ahead()
+            return await self._connection.execute(QUERIES[query], self._values(values))
+
+    async def _send_those_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, []
+        for one in ahead:
+            await self._send(*one)
 
     async def _send(self, query: str, values: Mapping[str, object]) -> Cursor:
         # What every request asks is worth a plan of its own at once.
@@ -160,28 +186,16 @@ class Database:
         await self._app.close()
         await self._system.close()
 
-    @asynccontextmanager
-    async def transaction(self, tenant_id: str, *first: Asked) -> AsyncGenerator[Transaction]:
+    def transaction(self, tenant_id: str, *first: Asked) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction of *tenant_id*: committed at the end, rolled back by any error.
 
         It may begin with what is to be asked *first*, in one round trip.
         """
-        async with _open(self._app) as connection:
-            tx = Transaction(connection, tenant_id)
-            await tx.begin(*first)
-            yield tx
-            await tx.commit(*tx.pending())
-            tx.committed()
+        return _transaction(self._app, tenant_id, first)
 
-    @asynccontextmanager
-    async def system(self) -> AsyncGenerator[Transaction]:
+    def system(self) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction of the system role, for the closed list of ``system_*`` queries."""
-        async with _open(self._system) as connection:
-            tx = Transaction(connection, "")
-            await tx.begin()
-            yield tx
-            await tx.commit(*tx.pending())
-            tx.committed()
+        return _transaction(self._system, "")
 
     def pools(self) -> list[PoolUse]:
         """Return how busy the pools of this process are now."""
@@ -189,7 +203,8 @@ class Database:
 
 
 async def _rows(cursor: Cursor) -> list[DictRow]:
-    return await cursor.fetchall() if cursor.description else []
+    # The description of a cursor would be made anew for each look at it.
+    return await cursor.fetchall() if cursor.rownumber is not None else []
 
 
 def _pool(conninfo: str, role: str, size: int) -> AsyncConnectionPool[Connection]:
@@ -212,13 +227,24 @@ def _use(name: str, pool: AsyncConnectionPool[Connection]) -> PoolUse:
 
 
 @asynccontextmanager
-async def _open(pool: AsyncConnectionPool[Connection]) -> AsyncGenerator[Connection]:
+async def _transaction(
+    pool: AsyncConnectionPool[Connection], tenant_id: str, first: Sequence[Asked] = ()
+) -> AsyncGenerator[Transaction]:
     try:
         async with pool.connection() as connection:
-            yield connection
+            tx = Transaction(connection, tenant_id)
+            await tx.begin(*first)
+            yield tx
+            await tx.commit(*tx.pending())
+            tx.committed()
     except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
         message = "two requests stood in each other's way; send this one again"
         raise LostRace(message) from error
+    except psycopg.errors.NotNullViolation as error:
+        if error.diag.table_name != "audit_intake":
+            raise
+        message = "the tenant has no audit log"
+        raise Unavailable(message) from error
     except (psycopg.OperationalError, PoolTimeout) as error:
         message = "the database does not answer"
         raise Unavailable(message) from error

@@ -1,5 +1,6 @@
 -- name: audit_record
--- Store a sealed entry of tenant_id, its texts, and its place in the queue for the tree; one row back, or there is no log.
+-- Store a sealed entry of tenant_id, its texts, and its place in the queue for the tree. Without a log there is no shard,
+-- which the queue does not take: the transaction fails.
 with kept as (
     insert into audit_entries (tenant_id, entry_id, occurred_at, action, outcome, actor_id, resource_type, resource_id,
         token_id, leaf, leaf_hash)
@@ -11,8 +12,7 @@ with kept as (
     from unnest(%(fields)s::text[], %(salts)s::bytea[], %(texts)s::text[]) as o(field, salt, text)
 )
 insert into audit_intake (tenant_id, shard, entry_id, leaf_hash)
-select tenant_id, shard, %(entry_id)s, %(leaf_hash)s from audit_logs where tenant_id = %(tenant_id)s
-returning 1;
+values (%(tenant_id)s, (select shard from audit_logs where tenant_id = %(tenant_id)s), %(entry_id)s, %(leaf_hash)s);
 
 -- name: audit_head
 -- The head of the log of tenant_id, and how many places of its tree are taken: as many as the head says.
