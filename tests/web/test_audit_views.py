@@ -6,9 +6,13 @@ from io import BytesIO, StringIO
 from typing import Any
 
 import pytest
+from tests.conftest import PassTime
 from tests.factories import INTENTS, LIMITS, Api, Connection, expect_problem
+from tests.storage.recorder import live_a_day
+from tests.unit.audit.ocsf import faults
 from tests.web.audit_reading import grow, read_all, settle
 
+from jobengine.tenancy.model import PLATFORM
 from jobengine_verify.notes import parse_key
 from jobengine_verify.verify import Intact, Named, Tampered, check_export
 
@@ -179,6 +183,26 @@ async def test_ocsf_is_for_other_tools(api: Api, owner: Connection) -> None:
     assert created["api"]["request"]["uid"] == entries[0]["trace_id"]
     assert created["resources"] == [{"type": "quota", "uid": entries[0]["resource"]["id"]}]
     assert created["unmapped"]["reason"] == INTENTS["quota_reason"]
+
+
+async def test_everything_that_is_done_is_an_ocsf_event(
+    api: Api, governor: Api, owner: Connection, later: PassTime
+) -> None:
+    """A day of a tenant and what the platform wrote down beside it, each held against OCSF 1.3.0."""
+    await live_a_day(api, later)
+    speaking = governor.speaking("orch:govern", **INTENTS)
+    assert (await speaking.put("/policy", {"backfill_share": 0.5})).is_success
+    await settle(api, owner)
+    await settle(api, owner, PLATFORM)
+
+    done = set[str]()
+    for content in (await export(api, format="ocsf"), await export(speaking, format="ocsf", log="platform")):
+        for event in map(json.loads, content.splitlines()):
+            assert faults(event) == [], event
+            done.add(event["api"]["operation"])
+
+    assert len(done) >= 20
+    assert "policy.changed" in done
 
 
 async def test_a_damaged_entry_is_shown_as_such_in_every_view(api: Api, owner: Connection) -> None:

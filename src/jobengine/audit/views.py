@@ -21,8 +21,9 @@ _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 _OCSF_VERSION: Final = "1.3.0"
 _API_ACTIVITY, _APPLICATION = 6003, 6
-_CREATE, _READ, _UPDATE, _DELETE, _OTHER = 1, 2, 3, 4, 99
+_UNKNOWN, _CREATE, _READ, _UPDATE, _DELETE, _OTHER = 0, 1, 2, 3, 4, 99
 _ACTIVITIES: Final[Mapping[str, int]] = {
+    "unknown": _UNKNOWN,
     "created": _CREATE,
     "requested": _CREATE,
     "override_added": _CREATE,
@@ -47,7 +48,10 @@ _ACTIVITIES: Final[Mapping[str, int]] = {
     "canceled": _DELETE,
     "erased": _DELETE,
 }
-_ACTIVITY_NAMES: Final = {_CREATE: "Create", _READ: "Read", _UPDATE: "Update", _DELETE: "Delete"}
+_ACTIVITY_NAMES: Final = {_UNKNOWN: "Unknown", _CREATE: "Create", _READ: "Read", _UPDATE: "Update", _DELETE: "Delete"}
+# The outcome's status and severity, with their captions; an entry that cannot be shown did not fail.
+_STATUS: Final = {"success": (1, "Success"), "unknown": (0, "Unknown")}
+_SEVERITY: Final = {"success": (1, "Informational"), "unknown": (0, "Unknown")}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _EXTRA: Final = ("reason", "ticket", "token_id", "properties", "before", "after", "leaf_hash", "erased", "tampered")
@@ -86,7 +90,9 @@ def ocsf_event(view: Mapping[str, Any]) -> dict[str, Any]:
     """
     action: str = view["action"] or "unknown"
     activity = _ACTIVITIES.get(action.rpartition(".")[2], _OTHER)
-    succeeded = view["outcome"] == "success"
+    outcome: str = view["outcome"] or "unknown"
+    status_id, status = _STATUS.get(outcome, (2, "Failure"))
+    severity_id, severity = _SEVERITY.get(outcome, (2, "Low"))
     return {
         "category_uid": _APPLICATION,
         "category_name": "Application Activity",
@@ -96,11 +102,11 @@ def ocsf_event(view: Mapping[str, Any]) -> dict[str, Any]:
         "activity_name": _ACTIVITY_NAMES.get(activity, action),
         "type_uid": _API_ACTIVITY * 100 + activity,
         "time": _milliseconds(view["occurred_at"]),
-        "severity_id": 1 if succeeded else 2,
-        "severity": "Informational" if succeeded else "Low",
-        "status_id": 1 if succeeded else 2,
-        "status": "Success" if succeeded else "Failure",
-        "status_code": view["outcome"] or "unknown",
+        "severity_id": severity_id,
+        "severity": severity,
+        "status_id": status_id,
+        "status": status,
+        "status_code": outcome,
         **_objects(view, action),
         "unmapped": {name: view[name] for name in _EXTRA if view.get(name)},
     }
@@ -119,12 +125,12 @@ def _objects(view: Mapping[str, Any], action: str) -> dict[str, Any]:
         "original_time": view["occurred_at"],
     }
     request = {"request": {"uid": view["trace_id"]}} if view["trace_id"] else {}
-    user = {"uid": actor.get("id"), "type": actor.get("type")}
+    user = {"uid": actor.get("id", "unknown"), "type": actor.get("type")}
     return {
         "metadata": _known(metadata),
         "actor": _known({"user": _known(user), "app_uid": actor.get("client_id")}),
         "api": {"operation": action, "service": {"name": "jobengine"}, **request},
-        "src_endpoint": {"uid": actor.get("client_id") or actor.get("id") or "unknown"},
+        "src_endpoint": {"uid": actor.get("client_id") or user["uid"]},
         **({"resources": [{"type": resource["type"], "uid": resource["id"]}]} if resource else {}),
     }
 
