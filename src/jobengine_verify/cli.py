@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from jobengine_verify.notes import CannotCheck, Checkpoint, Forged, Key, open_checkpoint, parse_key
+from jobengine_verify.notes import CannotCheck, Checkpoint, Forged, Key, open_checkpoint, parse_key, signer
 from jobengine_verify.verify import Among, Intact, Missing, Named, Tampered, check_export
 
 INTACT, TAMPERED, CANNOT_CHECK = 0, 1, 2
@@ -21,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has said why
         return CANNOT_CHECK if stop.code else INTACT
     try:
-        key = _key(options.key)
-        since = _since(options.since, key) if options.since else None
+        keys = _keys(options.key)
+        since = _since(options.since, keys) if options.since else None
         with options.export.open("rb") as file, _tiles(options.export, options.tiles) as tiles:
-            outcome = check_export(file, key, since, tiles)
+            outcome = check_export(file, keys[0], since, tiles)
     except (CannotCheck, OSError, ValueError) as error:
         print(_printable(f"CANNOT CHECK: {error}"), file=sys.stderr)
         return CANNOT_CHECK
@@ -39,7 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("export", type=Path, metavar="EXPORT", help="the file that GET /audit/export gave")
     parser.add_argument(
-        "--key", required=True, metavar="VKEY|@FILE", help="the log's verifier key, got from elsewhere than the export"
+        "--key",
+        required=True,
+        action="append",
+        metavar="VKEY|@FILE",
+        help="the log's verifier key, got from elsewhere than the export; "
+        "given again, a former key, which may have signed the earlier checkpoint alone",
     )
     parser.add_argument("--since", type=Path, metavar="CHECKPOINT", help="an earlier checkpoint, kept by you")
     parser.add_argument(
@@ -51,8 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _key(text: str) -> Key:
-    return parse_key((Path(text[1:]).read_text("utf-8") if text.startswith("@") else text).strip())
+def _keys(texts: Sequence[str]) -> list[Key]:
+    keys = [parse_key((Path(text[1:]).read_text("utf-8") if text[:1] == "@" else text).strip()) for text in texts]
+    if len({key.name for key in keys}) > 1:
+        raise CannotCheck("the keys are of different logs")
+    return keys
 
 
 def _tiles(export: Path, given: Path | None) -> AbstractContextManager[BinaryIO | None]:
@@ -61,10 +69,11 @@ def _tiles(export: Path, given: Path | None) -> AbstractContextManager[BinaryIO 
     return file.open("rb") if file else nullcontext()
 
 
-def _since(path: Path, key: Key) -> Checkpoint:
+def _since(path: Path, keys: Sequence[Key]) -> Checkpoint:
+    # Bytes, because reading as text would turn other line ends into the one that was signed.
+    note = path.read_bytes().decode()
     try:
-        # Bytes, because reading as text would turn other line ends into the one that was signed.
-        return open_checkpoint(path.read_bytes().decode(), key)
+        return open_checkpoint(note, signer(note, keys))
     except Forged as error:
         raise CannotCheck(f"{path}: {error}") from None
 

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -55,6 +56,13 @@ def parse_key(text: str) -> Key:
     if encoded[:1] != _ED25519 or key_id.hex() != found[2]:
         raise CannotCheck("the key is damaged, or not an Ed25519 key")
     return Key(name, key_id, encoded[1:])
+
+
+def signer(note: str, keys: Sequence[Key]) -> Key:
+    """Return the first of *keys*, at least one, that *note* names, or else the first of all; raises CannotCheck."""
+    _, signatures = _split(note)
+    named = {(name, raw[:_ID_BYTES]) for name, raw in signatures}
+    return next((key for key in keys if (key.name, key.key_id) in named), keys[0])
 
 
 def open_checkpoint(note: str, key: Key) -> Checkpoint:

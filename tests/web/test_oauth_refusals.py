@@ -164,6 +164,19 @@ async def test_ten_thousand_refusals_are_twenty_entries_and_a_number(desk: Desk)
     assert len(told) == len(singly) + 1 + 10
 
 
+async def test_a_counted_refusal_waits_for_nothing(scratch: Desk, scratch_owner: Connection) -> None:
+    """It asks nothing of the log, so that a flood holds up no token: not even a log that takes nothing holds it up."""
+    for _ in range(20):
+        refused(await scratch.token("orch:quota"), 400, "invalid_request")
+
+    async with scratch_owner.transaction():
+        await scratch_owner.execute("lock table audit_entries, audit_intake in access exclusive mode")
+        for _ in range(50):
+            refused(await scratch.token("orch:quota"), 400, "invalid_request")
+
+    assert [left.count for left in scratch.plane.refusals.drain()] == [50]
+
+
 async def test_a_flood_from_an_address_is_counted_in_the_platforms_log(desk: Desk) -> None:
     """And does not use up what a client of the same address may be told of."""
     for _ in range(25):

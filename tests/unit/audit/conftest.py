@@ -1,5 +1,6 @@
 """The offline verifier, asked as on a command line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from jobengine_verify.cli import main
 def ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
     """Run the command over an export, and an earlier checkpoint if there is one."""
 
-    def run(data: bytes, *, key: str = VKEY, since: str | None = None) -> Answer:
+    def run(data: bytes, *, key: str = VKEY, former: Sequence[str] = (), since: str | None = None) -> Answer:
         file = tmp_path / "export.ndjson"
         file.write_bytes(data)
-        arguments = [str(file), "--key", key]
+        arguments = [str(file)]
+        for given in (key, *former):
+            arguments += ["--key", given]
         if since is not None:
             earlier = tmp_path / "checkpoint"
             earlier.write_bytes(since.encode())

@@ -4,7 +4,7 @@ import pytest
 from tests.unit.audit.offline import ENTRIES, EXPORT, Ask, resealed
 from tests.unit.audit.samples import KEY, ORIGIN, OTHER_KEY, entry, export, note, salts
 
-from jobengine.audit.checkpoint import Checkpoint, sign
+from jobengine.audit.checkpoint import Checkpoint, sign, verifier_key
 from jobengine.audit.model import SealedEntry, seal
 
 
@@ -65,6 +65,41 @@ def test_a_log_that_shrank_is_tampering(ask: Ask) -> None:
 def test_an_earlier_checkpoint_that_is_none_cannot_check(ask: Ask, since: str) -> None:
     """A damaged file of the auditor's own is no evidence against the export."""
     assert ask(EXPORT, since=since)[0] == 2
+
+
+FORMER = str(verifier_key(ORIGIN, OTHER_KEY))
+
+
+def test_a_checkpoint_of_a_former_key_is_continued(ask: Ask) -> None:
+    """Keys change: the export is under the key of now, what was kept is under the key of its time."""
+    kept = note(ENTRIES[:100], OTHER_KEY)
+
+    code, out = ask(EXPORT, former=[FORMER], since=kept)
+
+    assert code == 0
+    assert "continues the earlier checkpoint of 100 entries" in out
+    assert ask(EXPORT, since=kept)[0] == 2
+    assert ask(export(rewritten(50)), former=[FORMER], since=kept)[0] == 1
+    assert ask(EXPORT, former=[FORMER], since=kept.replace("\n100\n", "\n101\n"))[0] == 2
+
+
+def test_a_former_key_signs_no_export(ask: Ask) -> None:
+    """Else whoever finds an old key could write the log anew."""
+    code, out = ask(export(rewritten(120), OTHER_KEY), former=[FORMER])
+
+    assert code == 2
+    assert "not signed by" in out
+
+
+def test_keys_of_different_logs_cannot_check(ask: Ask) -> None:
+    """The checkpoint of one log is no evidence about another."""
+    other = "audit.example/log/else"
+    kept = note(ENTRIES[:100], OTHER_KEY, origin=other)
+
+    code, out = ask(EXPORT, former=[str(verifier_key(other, OTHER_KEY))], since=kept)
+
+    assert code == 2
+    assert "different logs" in out
 
 
 def test_an_empty_checkpoint_with_a_false_root_is_not_continued(ask: Ask) -> None:
