@@ -46,6 +46,20 @@ async def test_the_binding_ends_with_its_transaction(plane: Plane) -> None:
             assert [row["account"] for row in await tx.all("account_names")] == [""]
 
 
+@pytest.mark.parametrize(
+    "tenant_id", ["o'neill", "x', true); select 1; --", r"back\' slash", "100 %(tenant_id)s %s", "Ö"]
+)
+async def test_a_transaction_is_bound_to_the_very_text(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, tenant_id: str
+) -> None:
+    """However it begins, nothing in a tenant's id is taken for SQL."""
+    monkeypatch.setitem(QUERIES, "bound_to", b"select current_setting('jobengine.tenant') as tenant")
+    asked = ("bound_to", {})
+    async with plane.database.transaction(tenant_id) as alone, plane.database.transaction(tenant_id, asked) as asking:
+        assert await alone.all("bound_to") == [{"tenant": tenant_id}]
+        assert asking.opened([asked]) == [[{"tenant": tenant_id}]]
+
+
 async def test_a_query_that_finds_nothing_is_none_or_an_error(plane: Plane, api: Api) -> None:
     """`find` may find nothing; `one` must find something."""
     async with plane.database.transaction(api.tenant_id) as tx:
