@@ -1,11 +1,13 @@
 -- name: admission_lock
 -- Take the tenant's lock: whoever adds or removes a lease of tenant_id holds this row, and takes it before any other.
 -- The decision's time is the database's clock once the lock is held, and never before the last decision's. No row:
--- nothing was ever admitted.
+-- nothing was ever admitted. What follows is planned once: an array of one or of a thousand takes the same way, and to plan
+-- such a statement anew takes longer than to carry it out.
 with held as materialized (
     select decided_at from admission_accounts where tenant_id = %(tenant_id)s and account = '' for update
 )
-select set_config('jobengine.decided_at', greatest(clock_timestamp(), decided_at)::text, true)::timestamptz as now
+select set_config('jobengine.decided_at', greatest(clock_timestamp(), decided_at)::text, true)::timestamptz as now,
+    set_config('plan_cache_mode', 'force_generic_plan', true)
 from held;
 
 -- name: admission_start
