@@ -66,10 +66,10 @@ class AskLog:
     def ended(self, lease: Row) -> None:
         """Note that a lease is over: given back, forced out, or at its end."""
         kind = END | (BACKFILL if lease["kind"] == "backfill" else 0)
-        late = self._now - lease["expires_at"]
+        late, millis = self._now - lease["expires_at"], 0
         if late >= _NOTHING:
             kind |= EXPIRED
-        millis = max(0, min(late // _MILLISECOND, _MOST_MILLIS))
+            millis = min(late // _MILLISECOND, _MOST_MILLIS)
         self._operations.append((kind, lease["job_type"], lease["slots"], millis, lease["fencing_token"]))
 
     def go_back(self, length: int) -> None:
