@@ -121,6 +121,28 @@ async def test_a_large_body_takes_the_long_way(api: Api) -> None:
     assert answer.status_code == 201
 
 
+async def test_a_length_that_looks_short_opens_no_way_past_the_bound(api: Api) -> None:
+    """Zeros in front of its length let no body through that is refused elsewhere."""
+    await api.quota()
+    body = b'{"job_type": "scan"' + b" " * 2**20 + b"}"
+    length = {"Content-Length": f"{len(body):012}"}
+
+    short, long = [await api.send("POST", "/admissions", content=body, headers=way | length) for way in (SHORT, LONG)]
+
+    assert told(short) == told(long)
+    assert short.status_code == 413
+
+
+async def test_a_media_type_that_is_said_twice_is_judged_as_on_every_route(api: Api) -> None:
+    """The last one is not taken for the only one."""
+    await api.quota()
+    said = [("Authorization", f"Bearer {api.token}"), ("Content-Type", "text/plain"), *SHORT.items()]
+
+    answer = await api.client.post("/api/v1/admissions", content=b'{"job_type": "scan"}', headers=said)
+
+    assert answer.status_code == 415
+
+
 async def test_both_ways_are_counted_by_one_route(api: Api) -> None:
     """Metrics name the route as it is documented, not the path that was sent."""
     await api.post("/quotas", {"job_type": None, "limits": LIMITS})
